@@ -1,0 +1,1 @@
+//! Pure: stock, demand, rules, proposals. No clock, no I/O, no actix.

@@ -1,0 +1,159 @@
+//! The ledger of effects (DESIGN §4): each (decision, route) is performed once where the target allows it (DESIGN §7.6).
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::snapshot_store::{Epoch, StoreError};
+use crate::events::record::Partition;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EffectState {
+    /// Known, not sent; due at `due_at`.
+    Planned,
+    /// A sender holds it; its request bytes are frozen.
+    Sending,
+    Done,
+    /// Sent, outcome unknown; to be resolved by asking the target or by sending the same bytes.
+    Ambiguous,
+    /// Failed for good, until an operator retries it.
+    Failed,
+}
+
+impl EffectState {
+    pub const ALL: [EffectState; 5] =
+        [EffectState::Planned, EffectState::Sending, EffectState::Done, EffectState::Ambiguous, EffectState::Failed];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            EffectState::Planned => "planned",
+            EffectState::Sending => "sending",
+            EffectState::Done => "done",
+            EffectState::Ambiguous => "ambiguous",
+            EffectState::Failed => "failed",
+        }
+    }
+
+    pub fn parse(s: &str) -> Option<EffectState> {
+        EffectState::ALL.into_iter().find(|e| e.as_str() == s)
+    }
+}
+
+/// What makes an effect unique.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EffectId {
+    pub decision_id: Uuid,
+    /// The route's index unless it is named.
+    pub route_id: String,
+}
+
+/// A row to be planned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    pub id: EffectId,
+    /// Name of the handler instance.
+    pub handler: String,
+    pub organisation: String,
+    /// The decision's log key (shop).
+    pub shop: String,
+    /// Order of effects for the same variant is kept; `shop/variant`.
+    pub order_key: String,
+    /// Partition and offset of the decision in the decisions topic.
+    pub partition: Partition,
+    pub offset: i64,
+    /// The decision as JSON and the route as JSON: all that a handler needs.
+    pub decision: String,
+    pub route: String,
+    pub due_at: DateTime<Utc>,
+}
+
+/// A row as stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effect {
+    pub planned: Planned,
+    pub state: EffectState,
+    /// Sends begun so far.
+    pub attempts: i32,
+    /// Request bytes frozen at first send; what is sent again is the same.
+    pub request: Option<Vec<u8>>,
+    /// What the target answered, shortened, without secrets; for people.
+    pub response: Option<String>,
+    /// Id that the target gave (issue key, message id …).
+    pub reference: Option<String>,
+    pub possible_duplicate: bool,
+    pub updated_at: DateTime<Utc>,
+    /// Epoch of the sender that holds it while `sending`.
+    pub sender_epoch: Option<Epoch>,
+}
+
+/// How a send ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Settled {
+    Done {
+        response: Option<String>,
+        reference: Option<String>,
+        possible_duplicate: bool,
+    },
+    /// Try again at `due_at`; nothing happened at the target.
+    Retry {
+        reason: String,
+        due_at: DateTime<Utc>,
+    },
+    /// The target may have done it; resolve from `due_at` on.
+    Ambiguous {
+        reason: String,
+        due_at: DateTime<Utc>,
+    },
+    Failed {
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct EffectFilter {
+    pub decision_id: Option<Uuid>,
+    pub handler: Option<String>,
+    pub state: Option<EffectState>,
+    pub limit: i64,
+}
+
+pub trait Ledger: Send + Sync + 'static {
+    /// Takes ownership of a decisions partition for dispatching.
+    fn acquire_dispatch_epoch<'a>(&'a self, partition: Partition, node: &'a str) -> BoxFuture<'a, Result<Epoch, StoreError>>;
+
+    /// Inserts rows that are not there yet; returns how many were new. Fenced by the partition's dispatch epoch.
+    fn plan<'a>(&'a self, partition: Partition, epoch: Epoch, rows: &'a [Planned]) -> BoxFuture<'a, Result<u64, StoreError>>;
+
+    /// Rows of `handler` in `partitions` (with the epoch held of each) that are due: planned or ambiguous with `due_at` ≤ `now`,
+    /// and rows left `sending` by an older epoch (returned as ambiguous). They become `sending` under the given epoch and
+    /// `attempts` grows by one. Of one `order_key` only the oldest unfinished row is given out. At most `limit`, oldest first.
+    fn claim<'a>(
+        &'a self,
+        handler: &'a str,
+        partitions: &'a [(Partition, Epoch)],
+        now: DateTime<Utc>,
+        limit: i64,
+    ) -> BoxFuture<'a, Result<Vec<Effect>, StoreError>>;
+
+    /// Stores the request bytes of the first send; if some are stored already, those are returned and win.
+    fn freeze<'a>(&'a self, id: &'a EffectId, epoch: Epoch, request: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, StoreError>>;
+
+    /// Ends a send. Fails as fenced if the row is not `sending` under `epoch`.
+    fn settle<'a>(
+        &'a self,
+        id: &'a EffectId,
+        epoch: Epoch,
+        how: Settled,
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Makes a failed row planned again, due now; false if there is no such failed row.
+    fn retry<'a>(&'a self, id: &'a EffectId, now: DateTime<Utc>) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    fn list(&self, filter: EffectFilter) -> BoxFuture<'_, Result<Vec<Effect>, StoreError>>;
+
+    /// (handler, state, rows).
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<(String, EffectState, i64)>, StoreError>>;
+}

@@ -1,0 +1,12 @@
+//! What the engine needs of the world, as traits. Adapters implement them; one contract suite a port
+//! (`tests/suite/contracts/`) runs over every adapter.
+
+pub mod event_log;
+pub mod ledger;
+pub mod registry;
+pub mod snapshot_store;
+
+pub use event_log::{EventLog, LogError};
+pub use ledger::Ledger;
+pub use registry::Registry;
+pub use snapshot_store::{SnapshotStore, StoreError};

@@ -1,0 +1,6 @@
+//! One suite a port, run over every adapter.
+
+mod event_log;
+mod ledger;
+mod registry;
+mod snapshot_store;

@@ -1,0 +1,3 @@
+//! One program for all tests that need more than a module: port contracts, the binary as a black box, faults.
+
+mod contracts;
