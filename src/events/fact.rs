@@ -1,1 +1,282 @@
-//! fact
+//! What `stock-facts` holds: types of facts and their owned, read form.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::ids::{self, ItemId, LocationId, ProductId, VariantId};
+use super::record::Offset;
+use super::time::Millis;
+
+/// Version of the format of facts written now.
+pub const VERSION: u16 = 1;
+
+/// Headers of a fact (DESIGN §5).
+pub mod header {
+    pub const FACT: &str = "fact";
+    pub const VERSION: &str = "version";
+    pub const DEDUPE_ID: &str = "dedupe_id";
+    pub const SOURCE: &str = "source";
+    pub const EVENT_TIME: &str = "event_time";
+    pub const TRIGGERED_AT: &str = "triggered_at";
+    pub const PAYLOAD_SHA256: &str = "payload_sha256";
+    pub const TRACEPARENT: &str = "traceparent";
+}
+
+macro_rules! fact_types {
+    ($($name:ident = $text:literal),+ $(,)?) => {
+        /// The types of facts, a closed set. Webhook facts are called after Shopify's topic.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum FactType { $($name),+ }
+
+        impl FactType {
+            pub const ALL: &[FactType] = &[$(FactType::$name),+];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $(FactType::$name => $text),+ }
+            }
+
+            pub fn parse(text: &str) -> Option<FactType> {
+                match text { $($text => Some(FactType::$name),)+ _ => None }
+            }
+        }
+    };
+}
+
+fact_types! {
+    // Folded.
+    ProductsCreate = "products/create",
+    ProductsUpdate = "products/update",
+    ProductsDelete = "products/delete",
+    LevelsUpdate = "inventory_levels/update",
+    LevelsConnect = "inventory_levels/connect",
+    LevelsDisconnect = "inventory_levels/disconnect",
+    ItemsUpdate = "inventory_items/update",
+    // Stored now, folded later.
+    ItemsCreate = "inventory_items/create",
+    ItemsDelete = "inventory_items/delete",
+    VariantsInStock = "variants/in_stock",
+    VariantsOutOfStock = "variants/out_of_stock",
+    OrdersCreate = "orders/create",
+    OrdersCancelled = "orders/cancelled",
+    RefundsCreate = "refunds/create",
+    LocationsCreate = "locations/create",
+    LocationsUpdate = "locations/update",
+    LocationsDelete = "locations/delete",
+    LocationsActivate = "locations/activate",
+    LocationsDeactivate = "locations/deactivate",
+    TransfersAddItems = "inventory_transfers/add_items",
+    TransfersCancel = "inventory_transfers/cancel",
+    TransfersComplete = "inventory_transfers/complete",
+    TransfersReadyToShip = "inventory_transfers/ready_to_ship",
+    TransfersRemoveItems = "inventory_transfers/remove_items",
+    TransfersUpdateItemQuantities = "inventory_transfers/update_item_quantities",
+    TransfersUpdated = "inventory_transfers/updated",
+    BulkOperationsFinish = "bulk_operations/finish",
+    AppUninstalled = "app/uninstalled",
+    CustomersDataRequest = "customers/data_request",
+    CustomersRedact = "customers/redact",
+    ShopRedact = "shop/redact",
+    // Our own.
+    ShopRegistered = "shop/registered",
+    ShopRemoved = "shop/removed",
+    RulesApplied = "rules/applied",
+    ShopRulesApplied = "rules/shop_applied",
+    Tick = "clock/tick",
+    EffectSettled = "effect/settled",
+    ProposalMoved = "proposal/moved",
+}
+
+impl FactType {
+    /// Whether it comes from outside, as a webhook.
+    pub fn is_webhook(self) -> bool {
+        !matches!(
+            self,
+            FactType::ShopRegistered
+                | FactType::ShopRemoved
+                | FactType::RulesApplied
+                | FactType::ShopRulesApplied
+                | FactType::Tick
+                | FactType::EffectSettled
+                | FactType::ProposalMoved
+        )
+    }
+}
+
+/// Topics whose bodies hold data of buyers; an unknown topic may.
+pub fn may_hold_personal_data(topic: &str) -> bool {
+    match FactType::parse(topic) {
+        Some(t) => matches!(
+            t,
+            FactType::OrdersCreate
+                | FactType::OrdersCancelled
+                | FactType::RefundsCreate
+                | FactType::CustomersDataRequest
+                | FactType::CustomersRedact
+                | FactType::AppUninstalled
+        ),
+        None => true,
+    }
+}
+
+/// Orders observations of one thing: newest `updated_at` wins, ties by triggered-at, then by offset (DESIGN §2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Unix milliseconds.
+    pub updated_at: Millis,
+    /// Unix nanoseconds; 0 if the source did not say.
+    pub triggered_at: i64,
+    pub offset: Offset,
+}
+
+impl Stamp {
+    /// Older than everything.
+    pub const NEVER: Stamp = Stamp { updated_at: i64::MIN, triggered_at: 0, offset: -1 };
+
+    /// The same delivery again, or another copy of it.
+    pub fn same_event(&self, other: &Stamp) -> bool {
+        self.updated_at == other.updated_at && self.triggered_at == other.triggered_at
+    }
+}
+
+/// A fact's place and time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    pub offset: Offset,
+    /// When it happened: triggered-at, else updated_at, else append time, at most append time + 5 min (DESIGN §10).
+    pub event_time: Millis,
+    /// Domain time: the running maximum of event times in the partition, this fact included.
+    pub now: Millis,
+}
+
+/// A level as observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LevelObserved {
+    pub item: ItemId,
+    pub location: LocationId,
+    /// Null: not tracked.
+    pub available: Option<i64>,
+    pub stamp: Stamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VariantListed {
+    pub id: VariantId,
+    pub item: Option<ItemId>,
+    pub sku: Option<Box<str>>,
+    pub title: Option<Box<str>>,
+    /// May sell below zero.
+    pub continue_selling: Option<bool>,
+    pub quantity: Option<i64>,
+}
+
+/// A product as observed. Everything but the id may be absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProductObserved {
+    pub id: ProductId,
+    pub title: Option<Box<str>>,
+    pub vendor: Option<Box<str>>,
+    pub product_type: Option<Box<str>>,
+    pub tags: Option<Vec<Box<str>>>,
+    /// The variants that the payload describes, the first 100 at most.
+    pub variants: Option<Vec<VariantListed>>,
+    /// Ids of all variants, where the payload names them.
+    pub all_variants: Option<Vec<VariantId>>,
+    /// A payload cut to its id: something changed, nobody says what.
+    pub stub: bool,
+    pub stamp: Stamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemObserved {
+    pub item: ItemId,
+    pub sku: Option<Box<str>>,
+    pub tracked: Option<bool>,
+    pub stamp: Stamp,
+}
+
+/// How an effect ended, written back by the dispatcher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectSettled {
+    pub decision_id: Uuid,
+    pub proposal_id: Uuid,
+    #[serde(with = "ids::text")]
+    pub variant_id: VariantId,
+    pub route_id: String,
+    pub handler: String,
+    /// done | ambiguous | failed
+    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default)]
+    pub possible_duplicate: bool,
+}
+
+/// A move of a proposal by a person or a system (DESIGN §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Move {
+    Acknowledge,
+    Ordered,
+    InTransit,
+    Received,
+    Cancel,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProposalMoved {
+    pub proposal_id: Uuid,
+    #[serde(with = "ids::text")]
+    pub variant_id: VariantId,
+    #[serde(rename = "move")]
+    pub moved: Move,
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantity: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// A shop's registration, without secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShopRegistered {
+    pub shop: String,
+    pub organisation: String,
+    pub kind: String,
+}
+
+/// An organisation's whole rule set, or a shop's own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RulesApplied {
+    pub organisation: String,
+    pub rule_version: i64,
+    /// Rules as JSON, in the form of the rules file.
+    pub rules: Vec<serde_json::Value>,
+}
+
+/// A fact, owned, ready for the fold.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fact {
+    Level(LevelObserved),
+    LevelGone {
+        item: ItemId,
+        location: LocationId,
+        stamp: Stamp,
+    },
+    Product(Box<ProductObserved>),
+    ProductGone {
+        product: ProductId,
+        stamp: Stamp,
+    },
+    Item(Box<ItemObserved>),
+    EffectSettled(Box<EffectSettled>),
+    ProposalMoved(Box<ProposalMoved>),
+    ShopRegistered(Box<ShopRegistered>),
+    ShopRemoved,
+    Rules(Box<RulesApplied>),
+    ShopRules(Box<RulesApplied>),
+    Tick,
+    /// Kept in the log; this version folds nothing of it.
+    Stored,
+}

@@ -1,1 +1,1 @@
-//! minimise
+//! Reduces webhook bodies to the documented fields that the domain uses.
