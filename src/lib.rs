@@ -4,6 +4,16 @@
 //! (ARCHITECTURE.md; a test checks it).
 
 pub mod adapters;
+pub mod admin;
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod domain;
 pub mod events;
+pub mod handlers;
 pub mod ports;
+pub mod sim;
+pub mod sources;
+pub mod telemetry;
+pub mod vault;

@@ -3,10 +3,12 @@
 
 pub mod event_log;
 pub mod ledger;
+pub mod queries;
 pub mod registry;
 pub mod snapshot_store;
 
 pub use event_log::{EventLog, LogError};
 pub use ledger::Ledger;
+pub use queries::Queries;
 pub use registry::Registry;
 pub use snapshot_store::{SnapshotStore, StoreError};

@@ -1,0 +1,1 @@
+//! The one place where adapters are chosen and the tree is started and stopped in order.

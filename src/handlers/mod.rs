@@ -1,0 +1,1 @@
+//! Handlers: what a decision becomes.
