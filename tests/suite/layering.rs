@@ -45,7 +45,8 @@ const NO_HANDLERS: &[&str] = &["audit", "analytics"];
 /// Crates that stay in their place: `(crates, folders or files under src/)`.
 const CRATES: &[(&[&str], &[&str])] = &[
     (&["rdkafka", "rdkafka_sys"], &["adapters/kafka"]),
-    (&["sqlx"], &["adapters/postgres", "adapters/embedded"]),
+    // adapters/sql is what the two stores share.
+    (&["sqlx"], &["adapters/postgres", "adapters/embedded", "adapters/sql"]),
     (&["actix", "actix_rt"], &["actors", "app"]),
     (&["actix_web", "actix_http"], &["api", "dashboard", "app"]),
     (&["reqwest"], &["handlers", "shopify", "cli", "sim"]),
