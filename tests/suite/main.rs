@@ -3,3 +3,4 @@
 mod contracts;
 mod kafka_adapter;
 mod support;
+mod layering;
