@@ -1,6 +1,6 @@
 //! Segment files: `<20 digits of the base>.segment` (not `.log`: such files get tidied up), a header and then frames. The
-//! header repeats what the log had come to (ends, groups' offsets) when the segment was begun, so that opening a log reads headers and scans the last segment
-//! only. Format version 1, little-endian:
+//! header repeats what the log had come to (ends, groups' offsets) when the segment was begun, so that opening a log reads
+//! headers and scans the last segment only. Format version 1, little-endian:
 //!
 //! ```text
 //!  0 "STOCKLOG"   8 u32 version   12 u32 header length   16 u64 id of the log   24 u64 base   32 i64 last append time
