@@ -161,12 +161,8 @@ const BULK: Fields = &[
 
 const UNINSTALLED: Fields = &[("id", Scalar), ("domain", Scalar), ("myshopify_domain", Scalar), ("updated_at", Scalar)];
 
-const COMPLIANCE: Fields = &[
-    ("shop_id", Scalar),
-    ("shop_domain", Scalar),
-    ("updated_at", Scalar),
-    ("data_request", Object(&[("id", Scalar)])),
-];
+const COMPLIANCE: Fields =
+    &[("shop_id", Scalar), ("shop_domain", Scalar), ("updated_at", Scalar), ("data_request", Object(&[("id", Scalar)]))];
 
 /// The fields of a topic; none for facts that are our own and come through no webhook.
 fn fields_of(fact_type: FactType) -> Option<Fields> {

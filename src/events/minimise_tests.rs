@@ -20,10 +20,7 @@ const PLACES: &[(&str, &[FactType])] = &[
         "inventory_item_id location_id available updated_at admin_graphql_api_id",
         &[FactType::LevelsUpdate, FactType::LevelsConnect, FactType::LevelsDisconnect],
     ),
-    (
-        "id sku cost tracked created_at updated_at admin_graphql_api_id",
-        &[FactType::ItemsUpdate, FactType::ItemsCreate],
-    ),
+    ("id sku cost tracked created_at updated_at admin_graphql_api_id", &[FactType::ItemsUpdate, FactType::ItemsCreate]),
     (
         "id created_at updated_at cancelled_at cancel_reason source_name location_id test line_items.id line_items.variant_id \
          line_items.product_id line_items.sku line_items.quantity line_items.current_quantity",
@@ -70,7 +67,17 @@ fn every_fixture_is_read_the_same_before_and_after() {
 #[test]
 fn no_buyers_data_html_or_image_of_the_fixtures_is_kept() {
     const NEVER: [&str; 12] = [
-        "jana", "Jana", "Nov\u{e1}kov", "@example", "+420", "Praha", "Testovac", "\"11000\"", "<p>", "cdn.shopify", "Changed mind",
+        "jana",
+        "Jana",
+        "Nov\u{e1}kov",
+        "@example",
+        "+420",
+        "Praha",
+        "Testovac",
+        "\"11000\"",
+        "<p>",
+        "cdn.shopify",
+        "Changed mind",
         "7543210987654",
     ];
     for (fact_type, body) in deliveries() {
@@ -83,7 +90,8 @@ fn no_buyers_data_html_or_image_of_the_fixtures_is_kept() {
 
 #[test]
 fn scalars_stay_as_they_were_written() {
-    let body = br#" {"x":{"id":1},"id" : 9007199254740993,"cost":9.40,"sku":"a\/b\u00e9","\u0074racked":true,"updated_at":null} "#;
+    let body =
+        br#" {"x":{"id":1},"id" : 9007199254740993,"cost":9.40,"sku":"a\/b\u00e9","\u0074racked":true,"updated_at":null} "#;
     let small = minimise(FactType::ItemsUpdate, body).expect("readable");
     assert_eq!(
         String::from_utf8(small).expect("UTF-8"),
@@ -93,7 +101,8 @@ fn scalars_stay_as_they_were_written() {
 
 #[test]
 fn a_value_of_another_kind_leaves_only_its_kind() {
-    let body = br#"{"id":{"name":"Jana"},"title":["Jana"],"tags":["a",{"x":"Jana"},2],"variants":"Jana","variant_gids":{"a":"Jana"}}"#;
+    let body =
+        br#"{"id":{"name":"Jana"},"title":["Jana"],"tags":["a",{"x":"Jana"},2],"variants":"Jana","variant_gids":{"a":"Jana"}}"#;
     let small = minimise(FactType::ProductsUpdate, body).expect("JSON");
     assert_eq!(
         String::from_utf8(small).expect("UTF-8"),
@@ -124,9 +133,36 @@ fn nesting_without_end_is_skipped_without_recursion() {
 }
 
 const KEYS: &[&str] = &[
-    "id", "title", "tags", "variants", "variant_gids", "line_items", "refund_line_items", "line_item", "sku", "updated_at", "email",
-    "customer", "first_name", "address1", "note", "phone", "browser_ip", "body_html", "image", "billing_address", "properties",
-    "name", "shop_id", "data_request", "domain", "inventory_item_id", "available", "quantity", "vendor", "cost",
+    "id",
+    "title",
+    "tags",
+    "variants",
+    "variant_gids",
+    "line_items",
+    "refund_line_items",
+    "line_item",
+    "sku",
+    "updated_at",
+    "email",
+    "customer",
+    "first_name",
+    "address1",
+    "note",
+    "phone",
+    "browser_ip",
+    "body_html",
+    "image",
+    "billing_address",
+    "properties",
+    "name",
+    "shop_id",
+    "data_request",
+    "domain",
+    "inventory_item_id",
+    "available",
+    "quantity",
+    "vendor",
+    "cost",
 ];
 
 /// Any JSON; each text is a mark that occurs nowhere else, filled in by `mark`.
@@ -163,9 +199,9 @@ fn mark(value: &mut Value, place: &str, marks: &mut Vec<(String, String)>) {
 fn has_list_for_object(value: &Value, object_wanted: bool) -> bool {
     match value {
         Value::Array(list) => object_wanted || list.iter().any(|v| has_list_for_object(v, true)),
-        Value::Object(fields) => {
-            fields.iter().any(|(k, v)| has_list_for_object(v, matches!(k.as_str(), "line_item" | "data_request" | "origin" | "destination")))
-        }
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(k, v)| has_list_for_object(v, matches!(k.as_str(), "line_item" | "data_request" | "origin" | "destination"))),
         _ => false,
     }
 }

@@ -139,13 +139,7 @@ fn fact(
     if let Some(traceparent) = delivery.traceparent.filter(|t| is_traceparent(t)) {
         headers.push((header::TRACEPARENT, traceparent.as_bytes().to_vec()));
     }
-    Ok(NewRecord {
-        topic: Topic::Facts,
-        partition: None,
-        key: Some(shop_key.as_bytes().to_vec()),
-        headers,
-        value: Some(value),
-    })
+    Ok(NewRecord { topic: Topic::Facts, partition: None, key: Some(shop_key.as_bytes().to_vec()), headers, value: Some(value) })
 }
 
 /// W3C trace context, version 00: `00-<32 hex>-<16 hex>-<2 hex>`.
@@ -164,7 +158,8 @@ mod tests {
     use super::*;
 
     const NOW: Millis = 1_780_000_000_000;
-    const LEVEL: &[u8] = br#"{"inventory_item_id":9007199254740993,"location_id":2,"available":-3,"updated_at":"2026-01-01T00:00:00Z","x":"y"}"#;
+    const LEVEL: &[u8] =
+        br#"{"inventory_item_id":9007199254740993,"location_id":2,"available":-3,"updated_at":"2026-01-01T00:00:00Z","x":"y"}"#;
 
     fn sign(secret: &str, body: &[u8]) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("key");
@@ -227,7 +222,8 @@ mod tests {
 
     #[test]
     fn headers_that_make_no_sense_are_not_taken_over() {
-        let d = Delivery { triggered_at: Some("yesterday"), traceparent: Some("00-x-y-z"), ..delivery("inventory_levels/update") };
+        let d =
+            Delivery { triggered_at: Some("yesterday"), traceparent: Some("00-x-y-z"), ..delivery("inventory_levels/update") };
         let Outcome::Fact(record) = accept(&d, "a.b", LEVEL, NOW).expect("headers") else { panic!("not a fact") };
         assert_eq!((header_of(&record, "triggered_at"), header_of(&record, "traceparent")), (None, None));
         assert_eq!(header_of(&record, "event_time"), Some("2026-01-01T00:00:00.000Z"));
