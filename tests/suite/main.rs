@@ -1,3 +1,6 @@
 //! One program for all tests that need more than a module: port contracts, the binary as a black box, faults.
 
 mod contracts;
+mod kafka_adapter;
+mod support;
+mod layering;
