@@ -23,7 +23,7 @@ fn refusal_with(text: &str, env: &[(&str, &str)]) -> String {
     error.to_string()
 }
 
-const EXAMPLE: &str = include_str!("../../tests/suite/cli/example.toml");
+const EXAMPLE: &str = include_str!("../../docs/example/stockwarden.toml");
 
 #[test]
 fn an_empty_file_is_an_embedded_node_on_loopback() {
