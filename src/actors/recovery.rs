@@ -159,12 +159,18 @@ fn check(
     }
 }
 
+#[derive(Default)]
+struct LoadedShop {
+    state: Option<(ShopState, Offset)>,
+    variants: Vec<(VariantId, VariantState)>,
+}
+
 type Loaded = (ShardFold, Vec<(Arc<str>, RecoveredShop)>);
 
 /// All snapshots of the partition, or why they cannot be used.
 async fn load(store: &dyn SnapshotStore, partition: Partition) -> Result<Result<Loaded, String>, StoreError> {
     let mut fold = None;
-    let mut shops: FxHashMap<String, (Option<(ShopState, Offset)>, Vec<(VariantId, VariantState)>)> = FxHashMap::default();
+    let mut shops: FxHashMap<String, LoadedShop> = FxHashMap::default();
     let mut rows = store.load(partition);
     while let Some(row) = rows.next().await {
         let row = row?;
@@ -172,10 +178,10 @@ async fn load(store: &dyn SnapshotStore, partition: Partition) -> Result<Result<
         let kept = match row.entity {
             Entity::Shard => decode::<ShardState>(partition, &row).map(|s| fold = Some(ShardFold::from_state(s))),
             Entity::Shop => {
-                decode::<ShopState>(partition, &row).map(|s| shops.entry(row.shop.clone()).or_default().0 = Some((s, row.offset)))
+                decode::<ShopState>(partition, &row).map(|s| shops.entry(row.shop.clone()).or_default().state = Some((s, row.offset)))
             }
             Entity::Variant(id) => decode::<VariantState>(partition, &row)
-                .map(|s| shops.entry(row.shop.clone()).or_default().1.push((VariantId(id), s))),
+                .map(|s| shops.entry(row.shop.clone()).or_default().variants.push((VariantId(id), s))),
         };
         if let Err(e) = kept {
             return Ok(Err(bad(e)));
@@ -183,7 +189,7 @@ async fn load(store: &dyn SnapshotStore, partition: Partition) -> Result<Result<
     }
     let Some(fold) = fold else { return Ok(Err("the shard's own snapshot is missing".to_owned())) };
     let mut found = Vec::with_capacity(shops.len());
-    for (name, (state, variants)) in shops {
+    for (name, LoadedShop { state, variants }) in shops {
         let Some((state, offset)) = state else { return Ok(Err(format!("the snapshot of the shop {name} is missing"))) };
         found.push((name.into(), RecoveredShop { fold: Shop::from_state(state), offset, variants }));
     }

@@ -562,7 +562,7 @@ impl Shard {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "paces snapshots; no state depends on it")]
+/// Paces snapshots; no state depends on it.
 fn now() -> Instant {
     Instant::now()
 }

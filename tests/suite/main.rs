@@ -2,4 +2,6 @@
 
 mod cli;
 mod contracts;
+mod kafka_adapter;
 mod support;
+mod layering;
