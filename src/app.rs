@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::adapters::embedded::log::{EmbeddedLog, Options};
 use crate::adapters::embedded::sqlite::SqliteStore;
+use crate::adapters::kafka::{KafkaLog, KafkaSettings, TopicNames};
 use crate::adapters::postgres::PostgresStore;
 use crate::admin::{RuleChecker, RuleProblem};
 use crate::cli::{Fault, Ports, World};
@@ -23,7 +24,7 @@ const MAX_RECORD_BYTES: usize = 4 << 20;
 pub struct App;
 
 impl World for App {
-    fn open<'a>(&'a self, config: &'a Config, _env: &'a Env) -> BoxFuture<'a, Result<Ports, Fault>> {
+    fn open<'a>(&'a self, config: &'a Config, env: &'a Env) -> BoxFuture<'a, Result<Ports, Fault>> {
         Box::pin(async move {
             let away =
                 |what: &str, e: &dyn std::fmt::Display| Fault::new(format!("cannot open the {what}")).because(e.to_string());
@@ -37,7 +38,20 @@ impl World for App {
                     };
                     EmbeddedLog::open(&config.log_dir(), options).map_err(|e| away("log", &e))?
                 }
-                LogKind::Kafka => return Err(Fault::new("this build has no Kafka adapter")),
+                LogKind::Kafka => {
+                    let l = &config.log;
+                    let properties = l.resolved_properties(env).map_err(|e| away("log", &e))?;
+                    // A name of its own: under the node's name a command would fence the node's transactions.
+                    let name = format!("{}-cli", config.node.name);
+                    let mut settings = KafkaSettings::new(&l.bootstrap_servers, &l.group_id, name);
+                    settings.topics = TopicNames {
+                        facts: l.topics.facts.clone(),
+                        decisions: l.topics.decisions.clone(),
+                        dead_letters: l.topics.dead_letters.clone(),
+                    };
+                    (settings.partitions, settings.replication, settings.properties) = (l.partitions, l.replication, properties);
+                    KafkaLog::connect(settings).map_err(|e| away("log", &e))?
+                }
             };
             let registry: Arc<dyn Registry> = match &config.store.url {
                 url @ StoreUrl::Sqlite(_) => {

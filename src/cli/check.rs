@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::output::{Out, table_of};
-use super::session::Session;
+use super::session::{Purpose, Session};
 use super::world::World;
 use super::{DONE, FAILED, Fault, asynchronously};
 use crate::admin::Command;
@@ -96,7 +96,7 @@ fn settings(world: &dyn World, config: &Config, env: &Env, found: &mut Findings)
 async fn dependencies(world: &dyn World, config: &Config, env: &Env, within: Duration, found: &mut Findings) {
     let silent = Out::new(true);
     let asked = async {
-        let session = Session::connect(world, config, env, silent).await?;
+        let session = Session::connect(world, config, env, silent, Purpose::Check).await?;
         if let Session::There { socket, .. } = &session {
             found.ok("node", format!("running; answers at {}", socket.display()));
         }

@@ -17,9 +17,19 @@ use crate::config::{Config, Env, master_key};
 
 /// A command that scans a large log takes its time.
 const ANSWER: Duration = Duration::from_secs(300);
+const PREPARING: Duration = Duration::from_secs(15);
 /// How long a process that owns `data_dir` may take from its lock to its socket.
 const STARTING: Duration = Duration::from_secs(10);
 const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Topics that are missing are made.
+    Work,
+    /// Nothing is changed.
+    Check,
+}
 
 pub enum Session {
     Here(Box<Admin>),
@@ -28,14 +38,14 @@ pub enum Session {
 
 impl Session {
     pub async fn open(context: &Context<'_>) -> Result<Session, Fault> {
-        Session::connect(context.world, &context.config, &context.env, context.out).await
+        Session::connect(context.world, &context.config, &context.env, context.out, Purpose::Work).await
     }
 
-    pub async fn connect(world: &dyn World, config: &Config, env: &Env, out: Out) -> Result<Session, Fault> {
+    pub async fn connect(world: &dyn World, config: &Config, env: &Env, out: Out, purpose: Purpose) -> Result<Session, Fault> {
         if let Some(session) = Session::there(config).await? {
             return Ok(session);
         }
-        match Session::here(world, config, env, out).await {
+        match Session::here(world, config, env, out, purpose).await {
             Ok(session) => Ok(session),
             // Somebody may hold the folder and be about to listen. Otherwise the first error says what is wrong.
             Err(fault) if config.is_local() && config.log_dir().join("lock").exists() => {
@@ -73,7 +83,7 @@ impl Session {
         Ok(Some(Session::There { client, socket }))
     }
 
-    async fn here(world: &dyn World, config: &Config, env: &Env, out: Out) -> Result<Session, Fault> {
+    async fn here(world: &dyn World, config: &Config, env: &Env, out: Out, purpose: Purpose) -> Result<Session, Fault> {
         let key = master_key(config, env).map_err(|e| Fault::new("there is no usable master key").because(e.to_string()))?;
         if let Some(path) = &key.generated {
             out.remark(&format!(
@@ -82,6 +92,14 @@ impl Session {
             ));
         }
         let ports = world.open(config, env).await?;
+        if purpose == Purpose::Work {
+            let log = ports.log.clone();
+            let prepared = tokio::task::spawn_blocking(move || log.prepare(PREPARING)).await;
+            let told = prepared.map_err(|e| e.to_string()).and_then(|p| p.map_err(|e| e.to_string()));
+            told.map_err(|e| {
+                Fault::new("the log is not ready").because(e).mend("stockwarden check says what cannot be reached")
+            })?;
+        }
         let handlers = config.handlers.keys().cloned().collect();
         let admin = Admin::new(ports.log, ports.registry, key.vault, Arc::new(Utc::now), world.rules(), handlers);
         Ok(Session::Here(Box::new(admin)))

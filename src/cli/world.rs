@@ -17,7 +17,8 @@ pub struct Ports {
 }
 
 pub trait World: Sync {
-    /// Opens log and store as configured, in bounded time. Fails if another process owns `data_dir`.
+    /// Opens log and store as configured, in bounded time, for administration: beside a running node and never in its name.
+    /// Fails if another process owns `data_dir`.
     fn open<'a>(&'a self, config: &'a Config, env: &'a Env) -> BoxFuture<'a, Result<Ports, Fault>>;
 
     fn rules(&self) -> Arc<dyn RuleChecker>;
