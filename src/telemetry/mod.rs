@@ -1,3 +1,4 @@
 //! Logging and metrics.
 
 pub mod metrics;
+pub mod logging;
