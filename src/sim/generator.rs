@@ -100,8 +100,14 @@ struct Planned {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Arrival { level: u32, units: i32 },
-    Return { level: u32, units: i32 },
+    Arrival {
+        level: u32,
+        units: i32,
+    },
+    Return {
+        level: u32,
+        units: i32,
+    },
     /// Index into `waiting`.
     LateDelivery(u64),
 }
@@ -232,8 +238,10 @@ impl Simulation {
                 }
                 Catalogue::Levels { shop, level } => {
                     let s = &self.world.shops[shop];
-                    let (first, last) =
-                        (&self.world.products[s.first_product as usize], &self.world.products[(s.first_product + s.products - 1) as usize]);
+                    let (first, last) = (
+                        &self.world.products[s.first_product as usize],
+                        &self.world.products[(s.first_product + s.products - 1) as usize],
+                    );
                     let begin = first.first_variant as usize * self.world.locations;
                     let end = (last.first_variant + last.variants) as usize * self.world.locations;
                     if begin + level == end {
@@ -439,7 +447,10 @@ impl Simulation {
     fn step(&mut self) -> bool {
         let planned_at = self.planned.peek().map_or(i64::MAX, |p| p.0.at);
         let next = planned_at.min(self.next_sale);
-        let ends = self.settings.duration.map(|d| self.settings.start_time * 1_000_000 + i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2));
+        let ends = self
+            .settings
+            .duration
+            .map(|d| self.settings.start_time * 1_000_000 + i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2));
         if ends.is_some_and(|ends| next >= ends) {
             return false;
         }

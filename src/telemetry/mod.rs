@@ -1,4 +1,4 @@
 //! Logging and metrics.
 
-pub mod metrics;
 pub mod logging;
+pub mod metrics;

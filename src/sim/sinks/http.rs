@@ -51,7 +51,11 @@ struct Sending {
 
 impl HttpSink {
     /// `base` is the target's base URL, or the whole URL of its webhook endpoint.
-    pub fn new(base: &str, secret_of: impl Fn(&str) -> String + Send + Sync + 'static, max_in_flight: usize) -> Result<HttpSink, HttpSinkError> {
+    pub fn new(
+        base: &str,
+        secret_of: impl Fn(&str) -> String + Send + Sync + 'static,
+        max_in_flight: usize,
+    ) -> Result<HttpSink, HttpSinkError> {
         let bad = |reason: String| HttpSinkError::BadUrl { url: base.to_owned(), reason };
         let mut url = Url::parse(base).map_err(|e| bad(e.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
