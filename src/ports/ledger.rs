@@ -111,6 +111,9 @@ pub enum Settled {
     },
 }
 
+/// Rows of a handler in a state.
+pub type Count = (String, EffectState, i64);
+
 #[derive(Debug, Clone, Default)]
 pub struct EffectFilter {
     pub decision_id: Option<Uuid>,
@@ -154,6 +157,5 @@ pub trait Ledger: Send + Sync + 'static {
 
     fn list(&self, filter: EffectFilter) -> BoxFuture<'_, Result<Vec<Effect>, StoreError>>;
 
-    /// (handler, state, rows).
-    fn counts(&self) -> BoxFuture<'_, Result<Vec<(String, EffectState, i64)>, StoreError>>;
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<Count>, StoreError>>;
 }

@@ -24,8 +24,9 @@ const BULK_READS: usize = 4;
 const ACQUIRE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A node that freezes inside a transaction (a paused machine) must not hold its partition's row for ever: the server ends
-/// such a session, sooner than the next owner stops waiting for the row.
-const SESSION: &str = "set idle_in_transaction_session_timeout = '10s'; set lock_timeout = '15s'";
+/// such a session, sooner than the next owner stops waiting for the row. Compiling a claim takes the server longer than
+/// running it, hence no jit.
+const SESSION: &str = "set idle_in_transaction_session_timeout = '10s'; set lock_timeout = '15s'; set jit = off";
 
 pub(in crate::adapters) fn schema() -> Migrator {
     migrator(&[(1, "first", include_str!("../../../migrations/postgres/0001_first.sql"))])

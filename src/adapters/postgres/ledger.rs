@@ -12,7 +12,7 @@ use sqlx::{Connection, QueryBuilder, Row};
 use super::{PATIENCE, PostgresStore};
 use crate::adapters::sql::{Fault, LIST_LIMIT, fenced, known, printable};
 use crate::events::record::Partition;
-use crate::ports::ledger::{Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled};
+use crate::ports::ledger::{Count, Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled};
 use crate::ports::snapshot_store::{Epoch, StoreError};
 
 const CHUNK_ROWS: usize = 1_000;
@@ -110,7 +110,7 @@ impl Ledger for PostgresStore {
         Box::pin(self.run("listing effects", PATIENCE, async move |c| list(c, filter).await))
     }
 
-    fn counts(&self) -> BoxFuture<'_, Result<Vec<(String, EffectState, i64)>, StoreError>> {
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<Count>, StoreError>> {
         Box::pin(self.run("counting effects", PATIENCE, async |c| counts(c).await))
     }
 }
@@ -302,7 +302,7 @@ async fn list(c: &mut PgConnection, filter: EffectFilter) -> Result<Vec<Effect>,
     rows.iter().map(|row| read(row, known("state", row.try_get("state")?, EffectState::parse)?)).collect()
 }
 
-async fn counts(c: &mut PgConnection) -> Result<Vec<(String, EffectState, i64)>, Fault> {
+async fn counts(c: &mut PgConnection) -> Result<Vec<Count>, Fault> {
     let rows: Vec<(String, String, i64)> =
         sqlx::query_as("select handler, state, count(*) from effect group by handler, state order by handler, state")
             .fetch_all(c)

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{SqliteStore, json, micros, time_of};
 use crate::adapters::sql::{Fault, LIST_LIMIT, fenced, known, printable};
 use crate::events::record::Partition;
-use crate::ports::ledger::{Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled};
+use crate::ports::ledger::{Count, Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled};
 use crate::ports::snapshot_store::{Epoch, StoreError};
 
 /// Rows of `handler` ($1) in the partitions of the JSON array $2 that are the first unfinished of their order key, at most
@@ -103,7 +103,7 @@ impl Ledger for SqliteStore {
         Box::pin(self.read("listing effects", async move |c| list(c, filter).await))
     }
 
-    fn counts(&self) -> BoxFuture<'_, Result<Vec<(String, EffectState, i64)>, StoreError>> {
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<Count>, StoreError>> {
         Box::pin(self.read("counting effects", async |c| {
             let rows: Vec<(String, String, i64)> =
                 sqlx::query_as("select handler, state, count(*) from effect group by handler, state order by handler, state")

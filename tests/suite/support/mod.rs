@@ -1,0 +1,4 @@
+//! What tests share: real servers, stores of their own.
+
+pub mod postgres;
+pub mod stores;
