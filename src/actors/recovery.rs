@@ -177,9 +177,8 @@ async fn load(store: &dyn SnapshotStore, partition: Partition) -> Result<Result<
         let bad = |e: SnapshotError| format!("the snapshot of {} {}: {e}", row.shop, entity_name(&row.entity));
         let kept = match row.entity {
             Entity::Shard => decode::<ShardState>(partition, &row).map(|s| fold = Some(ShardFold::from_state(s))),
-            Entity::Shop => {
-                decode::<ShopState>(partition, &row).map(|s| shops.entry(row.shop.clone()).or_default().state = Some((s, row.offset)))
-            }
+            Entity::Shop => decode::<ShopState>(partition, &row)
+                .map(|s| shops.entry(row.shop.clone()).or_default().state = Some((s, row.offset))),
             Entity::Variant(id) => decode::<VariantState>(partition, &row)
                 .map(|s| shops.entry(row.shop.clone()).or_default().variants.push((VariantId(id), s))),
         };

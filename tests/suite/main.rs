@@ -1,6 +1,7 @@
 //! One program for all tests that need more than a module: port contracts, the binary as a black box, faults.
 
+mod api;
 mod contracts;
 mod kafka_adapter;
-mod support;
 mod layering;
+mod support;
