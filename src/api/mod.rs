@@ -8,7 +8,7 @@ mod body;
 mod boundary;
 pub mod control;
 mod params;
-pub mod probes;
+mod probes;
 pub mod problem;
 mod queries;
 mod server;

@@ -1,5 +1,6 @@
 //! One program for all tests that need more than a module: port contracts, the binary as a black box, faults.
 
+mod api;
 mod cli;
 mod contracts;
 mod engine;
