@@ -3,6 +3,7 @@
 //! Dependencies point inward: `events ← domain ← ports ← {actors, adapters, sources, handlers, api, …} ← app ← main`
 //! (ARCHITECTURE.md; a test checks it).
 
+pub mod actors;
 pub mod adapters;
 pub mod admin;
 pub mod api;

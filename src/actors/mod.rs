@@ -1,0 +1,4 @@
+//! actix shells; what they do lies in plain functions beside them.
+
+pub mod dispatcher;
+pub mod effects;
