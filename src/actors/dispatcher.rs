@@ -132,6 +132,10 @@ impl Dispatcher {
         DispatcherState { partitions: self.ownership.held(), handlers, problem: self.health.summary() }
     }
 
+    pub fn health(&self) -> Arc<Health> {
+        self.health.clone()
+    }
+
     /// (name, problem or none), for readiness.
     pub fn readiness(&self) -> (&'static str, Option<String>) {
         ("dispatcher", self.health.summary())

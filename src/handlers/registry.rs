@@ -41,6 +41,20 @@ pub enum ConfigError {
     Invalid { name: String, reason: String },
 }
 
+impl ConfigError {
+    /// Name of the instance.
+    pub fn handler(&self) -> &str {
+        match self {
+            ConfigError::Later { name, .. } | ConfigError::UnknownKind { name, .. } | ConfigError::Invalid { name, .. } => name,
+        }
+    }
+}
+
+/// Whether a kind is known but not in this version; decisions routed there fail visibly and can be retried later.
+pub fn comes_later(kind: &str) -> bool {
+    PLANNED_KINDS.contains(&kind)
+}
+
 /// Settings that every instance has, whatever its kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Common {
