@@ -17,7 +17,9 @@ const NONCE: usize = 24;
 pub enum VaultError {
     #[error("the master key is not base64 of 32 bytes; make one with: head -c 32 /dev/urandom | base64")]
     BadKey,
-    #[error("a stored secret of \"{0}\" does not open with this master key; is STOCKWARDEN_MASTER_KEY the one it was sealed with?")]
+    #[error(
+        "a stored secret of \"{0}\" does not open with this master key; is STOCKWARDEN_MASTER_KEY the one it was sealed with?"
+    )]
     DoesNotOpen(String),
     #[error("the system gave no random bytes: {0}")]
     NoRandomness(String),

@@ -109,6 +109,7 @@ pub(super) enum Quantities {
 
 /// Whole seconds in the shop's zone, as Shopify writes `updated_at`.
 fn shop_time(world: &World, shop: usize, at_ns: i64) -> String {
-    let offset = FixedOffset::east_opt(world.shops[shop].utc_offset_minutes * 60).unwrap_or(FixedOffset::east_opt(0).expect("zero is an offset"));
+    let offset = FixedOffset::east_opt(world.shops[shop].utc_offset_minutes * 60)
+        .unwrap_or(FixedOffset::east_opt(0).expect("zero is an offset"));
     DateTime::from_timestamp_nanos(at_ns).with_timezone(&offset).to_rfc3339_opts(SecondsFormat::Secs, false)
 }

@@ -100,8 +100,14 @@ struct Planned {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Arrival { level: u32, units: i32 },
-    Return { level: u32, units: i32 },
+    Arrival {
+        level: u32,
+        units: i32,
+    },
+    Return {
+        level: u32,
+        units: i32,
+    },
     /// Index into `waiting`.
     LateDelivery(u64),
 }
@@ -232,8 +238,10 @@ impl Simulation {
                 }
                 Catalogue::Levels { shop, level } => {
                     let s = &self.world.shops[shop];
-                    let (first, last) =
-                        (&self.world.products[s.first_product as usize], &self.world.products[(s.first_product + s.products - 1) as usize]);
+                    let (first, last) = (
+                        &self.world.products[s.first_product as usize],
+                        &self.world.products[(s.first_product + s.products - 1) as usize],
+                    );
                     let begin = first.first_variant as usize * self.world.locations;
                     let end = (last.first_variant + last.variants) as usize * self.world.locations;
                     if begin + level == end {
@@ -304,7 +312,7 @@ impl Simulation {
         self.reorder(index);
         let f = self.settings.faults;
         if self.rng.random_bool(f.returns) {
-            let after: f64 = self.lead.sample(&mut self.rng) * 1.5;
+            let after: f64 = self.lead.sample(&mut self.rng) * 0.5;
             self.plan(after, Event::Return { level: index, units: 1 });
         }
         if self.rng.random_bool(f.product_updates) {
@@ -339,7 +347,7 @@ impl Simulation {
         if let Some(held) = self.merging.remove(&index) {
             for mut earlier in held {
                 earlier.body.clone_from(&delivery.body);
-                earlier.due = self.now;
+                earlier.due = delivery.due;
                 self.ready.push_back(earlier);
             }
         }
@@ -409,7 +417,7 @@ impl Simulation {
             webhook_id: uuid::Builder::from_random_bytes(self.rng.random()).into_uuid(),
             event_id: uuid::Builder::from_random_bytes(self.rng.random()).into_uuid(),
             triggered_at: at,
-            due: self.now,
+            due: at.max(self.now),
             phase,
             body,
             cause,
@@ -439,7 +447,10 @@ impl Simulation {
     fn step(&mut self) -> bool {
         let planned_at = self.planned.peek().map_or(i64::MAX, |p| p.0.at);
         let next = planned_at.min(self.next_sale);
-        let ends = self.settings.duration.map(|d| self.settings.start_time * 1_000_000 + i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2));
+        let ends = self
+            .settings
+            .duration
+            .map(|d| self.settings.start_time * 1_000_000 + i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 2));
         if ends.is_some_and(|ends| next >= ends) {
             return false;
         }
@@ -463,7 +474,7 @@ impl Simulation {
             }
             Event::LateDelivery(key) => {
                 if let Some(mut delivery) = self.late.remove(&key) {
-                    delivery.due = self.now;
+                    delivery.due = self.now.max(self.last_trigger);
                     self.ready.push_back(delivery);
                 }
             }

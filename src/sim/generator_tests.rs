@@ -112,7 +112,9 @@ fn what_was_lost_is_in_the_truth_and_not_among_the_deliveries() {
 #[test]
 fn without_faults_the_newest_delivery_of_each_level_is_the_true_stock() {
     let faults = Faults { duplicates: 0.05, late: 0.0, ..Faults::none() };
-    let mut simulation = Simulation::new(Settings { faults, facts: None, duration: Some(Duration::from_secs(300)), ..settings() }).expect("good settings");
+    let mut simulation =
+        Simulation::new(Settings { faults, facts: None, duration: Some(Duration::from_secs(300)), ..settings() })
+            .expect("good settings");
     let mut levels: BTreeMap<(u64, u64), (i64, i64)> = BTreeMap::new();
     let mut variants: HashMap<u64, u64> = HashMap::new();
     for d in simulation.by_ref() {
@@ -124,7 +126,11 @@ fn without_faults_the_newest_delivery_of_each_level_is_the_true_stock() {
     }
     assert_eq!(levels.len(), 800);
     for ((item, location), (_, available)) in levels {
-        assert_eq!(simulation.stock(VariantId(variants[&item]), LocationId(location)), Some(available), "item {item} at {location}");
+        assert_eq!(
+            simulation.stock(VariantId(variants[&item]), LocationId(location)),
+            Some(available),
+            "item {item} at {location}"
+        );
     }
 }
 

@@ -59,7 +59,10 @@ mod tests {
     fn the_signature_is_shopifys() {
         // The worked vector of products/delete in the contracts: secret and body as published there.
         let body = b"{\n \"id\": 10231453024540\n}";
-        assert_eq!(shopify_signature("shpss_0123456789abcdef0123456789abcdef", body), "9Q9Tj7OYV8SBGB/suMfRGr6ogu1l3UKs/Q8tJ+SF3Es=");
+        assert_eq!(
+            shopify_signature("shpss_0123456789abcdef0123456789abcdef", body),
+            "9Q9Tj7OYV8SBGB/suMfRGr6ogu1l3UKs/Q8tJ+SF3Es="
+        );
     }
 
     #[test]

@@ -10,7 +10,8 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 /// Share of a day's sales by hour, times 24; the mean is 1. A web shop's usual shape: the trough before dawn, a plateau by day,
 /// the peak in the evening.
 const HOURS: [f64; 24] = [
-    0.55, 0.35, 0.25, 0.2, 0.2, 0.3, 0.5, 0.75, 1.0, 1.15, 1.25, 1.3, 1.3, 1.25, 1.2, 1.2, 1.2, 1.25, 1.4, 1.65, 1.85, 1.8, 1.3, 0.8,
+    0.55, 0.35, 0.25, 0.2, 0.2, 0.3, 0.5, 0.75, 1.0, 1.15, 1.25, 1.3, 1.3, 1.25, 1.2, 1.2, 1.2, 1.25, 1.4, 1.65, 1.85, 1.8, 1.3,
+    0.8,
 ];
 /// Monday to Sunday, the mean is 1.
 const DAYS: [f64; 7] = [1.05, 0.98, 0.96, 0.95, 0.96, 0.98, 1.12];

@@ -17,7 +17,18 @@ const ZIPF_VARIANTS: f64 = 0.9;
 pub(super) const MEAN_UNITS: f64 = 1.365;
 
 pub(super) const VENDORS: [&str; 12] = [
-    "Acme", "Nordhang", "Lumen & Co", "Kestrel", "Brightwater", "Old Mill", "Fernweh", "Tidewater", "Acme Kids", "Halden", "Solveig", "Orchard",
+    "Acme",
+    "Nordhang",
+    "Lumen & Co",
+    "Kestrel",
+    "Brightwater",
+    "Old Mill",
+    "Fernweh",
+    "Tidewater",
+    "Acme Kids",
+    "Halden",
+    "Solveig",
+    "Orchard",
 ];
 /// Product types with the letters that begin their SKUs.
 pub(super) const KINDS: [(&str, &str); 10] = [
@@ -32,9 +43,8 @@ pub(super) const KINDS: [(&str, &str); 10] = [
     ("Tents", "TN"),
     ("Socks", "SK"),
 ];
-const NAMES: [&str; 12] = [
-    "alpine", "harbor", "linden", "copper", "meadow", "polar", "saffron", "willow", "granite", "juniper", "cobalt", "amber",
-];
+const NAMES: [&str; 12] =
+    ["alpine", "harbor", "linden", "copper", "meadow", "polar", "saffron", "willow", "granite", "juniper", "cobalt", "amber"];
 const TRADES: [&str; 8] = ["outfitters", "goods", "supply", "market", "studio", "outdoor", "home", "works"];
 
 pub(super) struct Shop {
@@ -102,7 +112,8 @@ impl World {
         for (index, variants) in shop_sizes(settings.shops, settings.variants).into_iter().enumerate() {
             world.add_shop(index, variants, rng);
             // Zipf's law within the shop, in an order that has nothing to do with ids, roughened by a Gamma draw.
-            let mut within: Vec<f64> = (0..variants).map(|rank| ((rank + 1) as f64).powf(-ZIPF_VARIANTS) * spread.sample(rng)).collect();
+            let mut within: Vec<f64> =
+                (0..variants).map(|rank| ((rank + 1) as f64).powf(-ZIPF_VARIANTS) * spread.sample(rng)).collect();
             shuffle(&mut within, rng);
             let shop_weight = ((index + 1) as f64).powf(-ZIPF_SHOP_SALES) / within.iter().sum::<f64>().max(f64::MIN_POSITIVE);
             weights.extend(within.into_iter().map(|w| (w * shop_weight).max(1e-12)));

@@ -1,3 +1,4 @@
 //! One program for all tests that need more than a module: port contracts, the binary as a black box, faults.
 
 mod contracts;
+mod reference;

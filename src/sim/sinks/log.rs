@@ -73,7 +73,13 @@ pub async fn to_log(
     Ok(tally.finish(if live { schedule.live_for() } else { Duration::ZERO }))
 }
 
-async fn flush(log: &dyn EventLog, batch: &mut Vec<NewRecord>, counters: &Counters, tally: &mut Tally, stop: &mut Stop) -> Result<(), LogError> {
+async fn flush(
+    log: &dyn EventLog,
+    batch: &mut Vec<NewRecord>,
+    counters: &Counters,
+    tally: &mut Tally,
+    stop: &mut Stop,
+) -> Result<(), LogError> {
     if batch.is_empty() {
         return Ok(());
     }

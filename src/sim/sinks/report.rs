@@ -89,13 +89,40 @@ impl Report {
             }
         };
         let n = |what| self.answered(what);
-        say(n("404"), format!("{} answers 404: the shops are not registered there. `stockwarden simulate --print-shops` with the same --seed and --shops prints each shop's domain and webhook secret; register them with `stockwarden shop add`.", n("404")));
-        say(n("401"), format!("{} answers 401: the shops are registered with other secrets. Use the --seed they were registered with, or --secret-env.", n("401")));
+        say(
+            n("404"),
+            format!(
+                "{} answers 404: the shops are not registered there. `stockwarden simulate --print-shops` with the same --seed and --shops prints each shop's domain and webhook secret; register them with `stockwarden shop add`.",
+                n("404")
+            ),
+        );
+        say(
+            n("401"),
+            format!(
+                "{} answers 401: the shops are registered with other secrets. Use the --seed they were registered with, or --secret-env.",
+                n("401")
+            ),
+        );
         say(n("413"), format!("{} answers 413: bodies are larger than the target's limit.", n("413")));
-        say(n("503") + n("429"), format!("{} answers 503 or 429: the target is not ready or its queue is full. See its /readyz, or lower --rate.", n("503") + n("429")));
+        say(
+            n("503") + n("429"),
+            format!(
+                "{} answers 503 or 429: the target is not ready or its queue is full. See its /readyz, or lower --rate.",
+                n("503") + n("429")
+            ),
+        );
         say(n("connect"), format!("{} connections failed: is the target running, and is --to its address?", n("connect")));
-        say(n("timeout"), format!("{} answers took longer than the time allowed: the target is overloaded or its log is away.", n("timeout")));
-        say(self.skipped, format!("{} deliveries were due but not sent, because too many waited for an answer: the target is slower than --rate.", self.skipped));
+        say(
+            n("timeout"),
+            format!("{} answers took longer than the time allowed: the target is overloaded or its log is away.", n("timeout")),
+        );
+        say(
+            self.skipped,
+            format!(
+                "{} deliveries were due but not sent, because too many waited for an answer: the target is slower than --rate.",
+                self.skipped
+            ),
+        );
         if self.lateness.p99_ms > 1000.0 {
             lines.push("Deliveries were sent more than a second late: this machine cannot send so fast; lower --rate or run several with different seeds.".to_owned());
         }

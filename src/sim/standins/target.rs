@@ -139,7 +139,10 @@ async fn answer(stream: &mut BufReader<TcpStream>, status: &str, body: &str) -> 
 
 async fn read_head(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
     let Some(first) = read_line(stream, MAX_LINE).await? else { return Ok(None) };
-    let mut request = Request { method: String::from_utf8_lossy(&first).split(' ').next().unwrap_or_default().to_owned(), ..Request::default() };
+    let mut request = Request {
+        method: String::from_utf8_lossy(&first).split(' ').next().unwrap_or_default().to_owned(),
+        ..Request::default()
+    };
     for _ in 0..MAX_HEADERS {
         let Some(line) = read_line(stream, MAX_LINE).await? else { return Ok(None) };
         if line.is_empty() {
