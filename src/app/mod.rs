@@ -1,6 +1,7 @@
 //! The one place where adapters are chosen and the tree is started and stopped in order.
 
 mod adapters;
+mod demo;
 mod metrics;
 mod node;
 mod rules;
@@ -31,6 +32,10 @@ impl World for App {
 
     fn handler_problems(&self, config: &Config, _env: &Env) -> Vec<(String, String)> {
         node::build_handlers(&config.handlers).err().unwrap_or_default()
+    }
+
+    fn demo(&self, args: crate::cli::demo::Args, env: Env) -> Result<(), Fault> {
+        node::in_system(demo::run(args, env))
     }
 
     fn serve(&self, config: Config, env: Env) -> Result<(), Fault> {

@@ -39,7 +39,6 @@ const TICK: Duration = Duration::from_secs(60);
 const DEATHS_UNTIL_QUARANTINE: u32 = 3;
 
 pub struct Node {
-    pub adapters: Adapters,
     pub admin: Arc<Admin>,
     pub stats: Option<Arc<EngineStats>>,
     pub queries: Option<Arc<dyn Queries>>,
@@ -139,7 +138,7 @@ impl Node {
             false => None,
         };
         let address = http.address();
-        Ok(Node { adapters, admin, stats, queries, address, fatal, http, control, engine, dispatcher })
+        Ok(Node { admin, stats, queries, address, fatal, http, control, engine, dispatcher })
     }
 
     pub async fn stop(self) {

@@ -6,4 +6,5 @@ mod contracts;
 mod engine;
 mod kafka_adapter;
 mod layering;
+mod reference;
 mod support;
