@@ -70,12 +70,16 @@ impl Consumer {
             if leave {
                 break;
             }
-            let done = commands.into_iter().try_for_each(|c| self.obey(c)).and_then(|()| self.advance());
-            let timeout = done.err().map(|error| {
+            let mut done = Ok(());
+            for command in commands {
+                done = self.obey(command).and(done);
+            }
+            done = self.advance().and(done);
+            let retry = done.err().map(|error| {
                 self.sink.fault(error);
                 RETRY
             });
-            self.wait(timeout);
+            self.wait(retry);
         }
         self.sink.revoked((0..self.core.shared.layout.partitions).collect(), false);
         self.member.end();
@@ -83,8 +87,8 @@ impl Consumer {
 
     /// Until there is something to do; after a fault until a retry is due.
     fn wait(&self, retry: Option<Duration>) {
-        let foremost = self.flowing().min();
-        let nothing_new = |durable: Lsn| retry.is_some() || foremost.is_none_or(|at| at >= durable);
+        let hindmost = self.flowing().min();
+        let nothing_new = |durable: Lsn| retry.is_some() || hindmost.is_none_or(|at| at >= durable);
         self.core.shared.wait_while(retry, |s| nothing_new(s.durable) && !self.member.has_mail());
     }
 
@@ -124,8 +128,9 @@ impl Consumer {
     /// Reads on where the hindmost lane is, and where the foremost is, a chunk each.
     fn advance(&mut self) -> Result<(), LogError> {
         let (Some(first), Some(last)) = (self.flowing().min(), self.flowing().max()) else { return Ok(()) };
-        self.step(first)?;
-        if last > first { self.step(last) } else { Ok(()) }
+        let done = self.step(first);
+        // Also if that failed: damage far behind does not stop those who are past it.
+        if last > first { self.step(last).and(done) } else { done }
     }
 
     fn step(&mut self, from: Lsn) -> Result<(), LogError> {

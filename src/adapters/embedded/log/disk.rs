@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 pub trait Disk: Send + Sync {
     fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()>;
     fn sync(&self, file: &File) -> io::Result<()>;
-    /// Cuts the file off; durable once synced.
+    /// Cuts the file off, durably.
     fn cut(&self, file: &File, len: u64) -> io::Result<()>;
 }
 
@@ -23,6 +23,8 @@ impl Disk for RealDisk {
     }
 
     fn cut(&self, file: &File, len: u64) -> io::Result<()> {
-        file.set_len(len)
+        file.set_len(len)?;
+        // A shorter length is not among what syncing only the data has to keep.
+        file.sync_all()
     }
 }

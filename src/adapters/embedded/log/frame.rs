@@ -64,13 +64,18 @@ pub fn record_size(r: &NewRecord) -> usize {
         + r.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>()
 }
 
+/// Bytes that a record takes in a frame.
+pub fn encoded_size(r: &NewRecord) -> usize {
+    record_size(r) + 10 + 6 * r.headers.len()
+}
+
 /// Lays out a frame; `partitions` names each record's. Records of one topic-partition keep their order.
 pub fn draft(layout: Layout, records: &[NewRecord], partitions: &[Partition], offsets: Vec<GroupOffset>) -> (Draft, Places) {
     let slot =
         |i: u32| layout.slot(topic_number(records[i as usize].topic), partitions[i as usize]).expect("checked by the caller");
     let mut order: SmallVec<[u32; 8]> = (0..records.len() as u32).collect();
     order.sort_by_key(|i| slot(*i));
-    let about = records.iter().map(|r| record_size(r) + 10 + 6 * r.headers.len()).sum::<usize>();
+    let about = records.iter().map(encoded_size).sum::<usize>();
     let mut bytes =
         Vec::with_capacity(HEAD + offsets.len() * OFFSET_BYTES + about + RUN_HEAD * records.len().min(layout.slots()));
     bytes.resize(HEAD, 0);

@@ -133,6 +133,7 @@ impl GroupHandle for EmbeddedMember {
         }
         let offsets = self.member.group_offsets(&self.core, offsets)?;
         let (draft, _) = frame::draft(self.core.shared.layout, &[], &[], offsets);
+        self.core.check_frame(&draft)?;
         let outcome = self.core.shared.queue.settle(Work::Commit(draft, self.member.clone()), COMMIT_DEADLINE);
         outcome.map(drop).map_err(|f| f.into_log_error("committing offsets"))
     }

@@ -259,7 +259,7 @@ impl Core {
 fn split(records: &[NewRecord]) -> Vec<&[NewRecord]> {
     let (mut parts, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (i, r) in records.iter().enumerate() {
-        bytes += frame::record_size(r);
+        bytes += frame::encoded_size(r);
         if bytes >= SPLIT {
             parts.push(&records[start..=i]);
             (start, bytes) = (i + 1, 0);

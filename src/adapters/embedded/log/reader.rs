@@ -1,7 +1,7 @@
 //! Reading one partition, outside of any group.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::frame::{Bad, Run};
 use super::layout::{Lsn, topic_number};
@@ -78,12 +78,10 @@ impl EmbeddedReader {
 
 impl PartitionReader for EmbeddedReader {
     fn next(&mut self, until: Offset, timeout: Duration) -> Result<Option<RecordBatch>, LogError> {
-        let deadline = Instant::now() + timeout;
         while self.next < until {
-            let left = deadline.saturating_duration_since(Instant::now());
             let (slot, next) = (self.slot, self.next);
             let mut end = 0;
-            self.core.shared.wait_while(Some(left), |s| {
+            self.core.shared.wait_while(Some(timeout), |s| {
                 end = s.ends[slot];
                 end <= next
             });

@@ -97,7 +97,7 @@ fn headers(dir: &Path, layout: Layout, bases: &[Lsn]) -> Result<(Vec<Arc<Segment
         }
         let foreign = last.as_ref().is_some_and(|(h, _)| h.log_id != head.log_id);
         if head.base != *base || foreign {
-            return Err(segment::damaged(&path, 0, "this segment belongs elsewhere"));
+            return Err(segment::damaged_head(&path, 0, "this segment belongs elsewhere"));
         }
         let end = last.as_ref().map_or(0, |(h, len)| h.base + len);
         if end != *base {

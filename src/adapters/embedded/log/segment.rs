@@ -1,6 +1,6 @@
-//! Segment files: `<20 digits of the base>.segment` (not `.log`: such files get tidied up), a header and then frames. The header repeats what the log had come to
-//! (ends, groups' offsets) when the segment was begun, so that opening a log reads headers and scans the last segment
-//! only. Format version 1, little-endian:
+//! Segment files: `<20 digits of the base>.segment` (not `.log`: such files get tidied up), a header and then frames. The
+//! header repeats what the log had come to (ends, groups' offsets) when the segment was begun, so that opening a log reads
+//! headers and scans the last segment only. Format version 1, little-endian:
 //!
 //! ```text
 //!  0 "STOCKLOG"   8 u32 version   12 u32 header length   16 u64 id of the log   24 u64 base   32 i64 last append time
@@ -66,6 +66,15 @@ pub fn damaged(path: &Path, byte: u64, why: &str) -> LogError {
     ))
 }
 
+/// As [`damaged`], where nothing of the segment can be used.
+pub fn damaged_head(path: &Path, byte: u64, why: &str) -> LogError {
+    LogError::Damaged(format!(
+        "{} at byte {byte}: {why}. Restore the file from a backup. If there is none: stop, keep a copy, and remove it and the \
+         .segment files with higher numbers; what they held is then lost",
+        path.display()
+    ))
+}
+
 pub fn path(dir: &Path, base: Lsn) -> PathBuf {
     dir.join(format!("{base:020}.segment"))
 }
@@ -95,7 +104,7 @@ impl Head {
     /// Reads the header; the length with it.
     pub fn read(path: &Path) -> Result<(Head, u64), LogError> {
         let io = |e| unavailable("reading", path, &e);
-        let bad = |byte, why: &str| damaged(path, byte, why);
+        let bad = |byte, why: &str| damaged_head(path, byte, why);
         let mut file = File::open(path).map_err(io)?;
         let mut fixed = [0; FIXED];
         file.read_exact(&mut fixed).map_err(|_| bad(0, "the segment's header is incomplete"))?;

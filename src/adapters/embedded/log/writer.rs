@@ -185,7 +185,6 @@ impl Writer {
         }
         let durable = self.shared.state().durable;
         self.disk.cut(&self.file, durable - self.base)?;
-        self.disk.sync(&self.file)?;
         self.tail = if self.tail == Tail::SyncFailed { Tail::Retired } else { Tail::Clean };
         Ok(())
     }
