@@ -5,6 +5,7 @@
 //!        ├ Commit        one transaction for all shards of the node
 //!        ├ Snapshotter   batched writes to the store
 //!        └ Clock         ticks into the log
+//! Dispatcher ─ Handler(name)   a consumer of its own: decisions to effects, through the ledger
 //! ```
 //! A batch flows down from the consumer's thread and comes back through a [`batch::Scope`]. Every mailbox is bounded; what does
 //! not fit pauses its partition.
@@ -13,6 +14,8 @@ mod batch;
 mod clock;
 mod collect;
 mod commit;
+pub mod dispatcher;
+pub mod effects;
 pub mod engine;
 pub mod queries;
 mod recovery;

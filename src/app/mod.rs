@@ -29,8 +29,8 @@ impl World for App {
         Arc::new(rules::Rules)
     }
 
-    fn handler_problems(&self, _config: &Config, _env: &Env) -> Vec<(String, String)> {
-        Vec::new()
+    fn handler_problems(&self, config: &Config, _env: &Env) -> Vec<(String, String)> {
+        node::build_handlers(&config.handlers).err().unwrap_or_default()
     }
 
     fn serve(&self, config: Config, env: Env) -> Result<(), Fault> {

@@ -17,12 +17,17 @@ use super::adapters::{self, Adapters, wall_clock};
 use super::metrics::EngineCollector;
 use super::rules::Rules;
 use crate::actors::Engine;
+use crate::actors::dispatcher::{Dispatcher, Parts};
+use crate::actors::effects::Environment;
 use crate::actors::settings::EngineSettings;
 use crate::actors::stats::EngineStats;
 use crate::admin::{Admin, Command};
-use crate::api::{self, ApiContext, ControlHandler, Limits, NodeRole};
+use crate::api::{self, ApiContext, ControlHandler, Limits, NodeRole, Probe};
 use crate::cli::Fault;
-use crate::config::{Config, Env, LogKind, master_key};
+use crate::config::{Config, Env, HandlerConfig, LogKind, master_key};
+use crate::handlers::Handlers;
+use crate::handlers::registry::comes_later;
+use crate::handlers::target::SystemLookup;
 use crate::ports::Queries;
 use crate::telemetry::metrics::Metrics;
 
@@ -44,6 +49,7 @@ pub struct Node {
     http: api::Server,
     control: Option<api::Server>,
     engine: Option<Engine>,
+    pub dispatcher: Option<Dispatcher>,
 }
 
 impl Node {
@@ -54,6 +60,20 @@ impl Node {
             tracing::info!(path = %path.display(), "made a master key; keep a copy of it apart from the store's backups");
         }
         let runtime = Handle::current();
+        let (later, usable): (Vec<_>, Vec<_>) = config.handlers.iter().partition(|(_, h)| comes_later(&h.kind));
+        for (name, handler) in later {
+            tracing::warn!(
+                handler = name,
+                kind = handler.kind,
+                "this kind of handler comes with a later version; what is routed there fails, and can be retried then"
+            );
+        }
+        let handlers = build_handlers(usable).map_err(|problems| {
+            let told: Vec<_> = problems.into_iter().map(|(_, why)| why).collect();
+            Fault::new("the handlers are not configured well")
+                .because(told.join("; "))
+                .mend("stockwarden check says the same without starting")
+        })?;
         let adapters = adapters::open(config, env, &config.node.name).await?;
         prepare(&adapters).await?;
         let metrics = Arc::<Metrics>::default();
@@ -72,16 +92,33 @@ impl Node {
         } else {
             None
         };
+        let dispatcher = if has(NodeRole::Handlers) {
+            let env =
+                Environment::system().map_err(|e| Fault::new("the system gives no random numbers").because(e.to_string()))?;
+            let parts = Parts {
+                log: adapters.log.clone(),
+                ledger: adapters.ledger.clone(),
+                handlers,
+                env,
+                node: config.node.name.clone(),
+                runtime: runtime.clone(),
+                drain: DRAIN,
+            };
+            let started = Dispatcher::start(parts).await;
+            Some(started.map_err(|e| Fault::new("cannot start the dispatcher").because(e.to_string()))?)
+        } else {
+            None
+        };
         let stats = engine.as_ref().map(|e| e.stats.clone());
         let queries = engine.as_ref().map(|e| e.queries.clone() as Arc<dyn Queries>);
-        let handlers: Vec<String> = config.handlers.keys().cloned().collect();
+        let names = config.handlers.keys().cloned().collect();
         let admin = Arc::new(Admin::new(
             adapters.log.clone(),
             adapters.registry.clone(),
             key.vault.clone(),
             Arc::new(Utc::now),
             Arc::new(Rules),
-            handlers,
+            names,
         ));
         let context = ApiContext {
             node: config.node.name.clone(),
@@ -93,7 +130,7 @@ impl Node {
             clock: Arc::new(wall_clock),
             metrics,
             limits: Limits { body: config.http.body_limit, ..Limits::default() },
-            probes: Vec::new(),
+            probes: dispatcher.iter().map(dispatcher_probe).collect(),
         };
         let refused = |e: api::ServeError| Fault::new("cannot serve HTTP").because(e.to_string());
         let http = api::serve(context, &config.http.listen).map_err(refused)?;
@@ -102,7 +139,7 @@ impl Node {
             false => None,
         };
         let address = http.address();
-        Ok(Node { adapters, admin, stats, queries, address, fatal, http, control, engine })
+        Ok(Node { adapters, admin, stats, queries, address, fatal, http, control, engine, dispatcher })
     }
 
     pub async fn stop(self) {
@@ -110,10 +147,35 @@ impl Node {
         if let Some(control) = self.control {
             control.stop().await;
         }
+        if let Some(dispatcher) = self.dispatcher {
+            dispatcher.stop().await;
+        }
         if let Some(engine) = self.engine {
             engine.stop().await;
         }
     }
+}
+
+/// The configured handlers, or what is wrong: (name, why). Reaches nobody.
+pub fn build_handlers<'c>(
+    configured: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
+) -> Result<Handlers, Vec<(String, String)>> {
+    let tables = configured.into_iter().map(|(name, HandlerConfig { kind, table })| {
+        let mut table = table.clone();
+        table.insert("kind".to_owned(), kind.clone().into());
+        (name.as_str(), table)
+    });
+    Handlers::build(tables, Arc::new(SystemLookup))
+        .map_err(|errors| errors.into_iter().map(|e| (e.handler().to_owned(), e.to_string())).collect())
+}
+
+fn dispatcher_probe(dispatcher: &Dispatcher) -> Probe {
+    let health = dispatcher.health();
+    let check = move || -> BoxFuture<'static, Result<(), String>> {
+        let problem = health.summary();
+        Box::pin(async move { problem.map_or(Ok(()), Err) })
+    };
+    Probe { name: "dispatcher", roles: vec![NodeRole::Handlers], check: Arc::new(check) }
 }
 
 async fn prepare(adapters: &Adapters) -> Result<(), Fault> {

@@ -103,8 +103,6 @@ pub fn main(world: &dyn World) -> ExitCode {
             return ExitCode::from(u8::try_from(code).unwrap_or(FAILED));
         }
     };
-    // Of several TLS providers in the tree none is the default until somebody says so; a second call changes nothing.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let out = Out::new(cli.json);
     match run(world, cli, out) {
         Ok(code) => ExitCode::from(code),

@@ -1,1 +1,163 @@
 //! Handlers: what a decision becomes.
+//!
+//! A handler *kind* (`target`, `email`, …) is code; a handler *instance* is a named table `[handlers.NAME]` of the
+//! configuration, and rules route to it by that name. The dispatcher (`actors::effects`) owns everything that kinds have in
+//! common: the ledger, when and how often something is sent, order, the circuit breaker, deadlines. A kind says only how a
+//! request is built, how it is sent, and what the target's answer means. Replay has no path to here (DESIGN §7.7).
+//!
+//! # Adding a kind
+//!
+//! 1. A folder `handlers/KIND/` (or a file, if it stays short) with a `Config` that is read from the instance's table:
+//!    `#[derive(Deserialize)] #[serde(deny_unknown_fields)]`; secrets are [`Secret`]s. What can be checked without a
+//!    network (addresses, templates, numbers) is checked in its `build`, so that `check` finds it and no send has to.
+//! 2. [`Handler`] for it. The rules that the dispatcher leans on:
+//!    - [`Handler::prepare`] is pure: it has no side effect and everything that may differ from one call to the next (a date,
+//!      a boundary) ends up in the bytes. They are frozen in the ledger before the first send, and every send gets the same.
+//!      No secret belongs into them; what needs one (signatures, tokens) is added while sending.
+//!    - [`Handler::send`] gives a verdict for every outcome. The question is always what the target may have *done*: nothing
+//!      ([`Verdict::Retry`], [`Verdict::Permanent`]), it ([`Verdict::Done`]), or who knows ([`Verdict::Ambiguous`]). In doubt
+//!      it is ambiguous.
+//!    - [`Handler::resolve`], where the target can be asked whether it has seen the request.
+//!    - [`Handler::guarantee`] is what all that amounts to; the table in the docs is made of it.
+//! 3. One line in `registry::KINDS`.
+//! 4. Tests in `tests/suite/effects/` against a stand-in that commits and then drops the connection, hangs, throttles and
+//!    answers nonsense; `send` and `prepare` alone make no exactly-once.
+
+pub mod email;
+pub mod registry;
+mod secret;
+pub mod target;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use serde_json::{Map, Value};
+
+pub use registry::{Common, ConfigError, Context, Handlers, Instance};
+pub use secret::{Redactor, Secret};
+
+use crate::events::decision::{Decision, Route};
+use crate::ports::ledger::{EffectId, Planned};
+
+/// What a kind can promise about effects that happen twice (DESIGN §7.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Guarantee {
+    /// The target refuses a repeat by its key, for good.
+    EffectivelyOnce,
+    /// A repeat can be found afterwards and is mended.
+    DetectAndRepair,
+    /// A repeat is possible and is shown (`possible_duplicate`).
+    BestEffort,
+}
+
+/// One effect, as a handler sees it.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub id: EffectId,
+    pub organisation: String,
+    /// The decision's log key.
+    pub shop: String,
+    pub decision: Decision,
+    /// The decision as recorded, with fields that this version does not know.
+    pub recorded: Map<String, Value>,
+    pub route: Route,
+}
+
+impl Job {
+    /// Reads a ledger row. The error is for people: such a row can never be sent.
+    pub fn read(planned: &Planned) -> Result<Job, String> {
+        let fail = |what: &str, e: serde_json::Error| format!("the {what} stored in the ledger cannot be read: {e}");
+        Ok(Job {
+            id: planned.id.clone(),
+            organisation: planned.organisation.clone(),
+            shop: planned.shop.clone(),
+            decision: serde_json::from_str(&planned.decision).map_err(|e| fail("decision", e))?,
+            recorded: serde_json::from_str(&planned.decision).map_err(|e| fail("decision", e))?,
+            route: serde_json::from_str(&planned.route).map_err(|e| fail("route", e))?,
+        })
+    }
+
+    /// A setting of the route, if it is text.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.route.settings.get(name).and_then(Value::as_str)
+    }
+
+    /// Names the effect to the target, the same at every send: `decision_id/route_id`, printable ASCII without a dot.
+    pub fn key(&self) -> String {
+        let mut key = format!("{}/", self.id.decision_id);
+        for byte in self.id.route_id.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => key.push(char::from(byte)),
+                _ => key.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        key
+    }
+}
+
+/// How a send went. `reason` and `response` are for people; the dispatcher shortens them and takes secrets out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The target did it.
+    Done {
+        response: Option<String>,
+        /// Id that the target gave.
+        reference: Option<String>,
+    },
+    /// The target had done it before, and only once.
+    AlreadyDone { response: Option<String> },
+    /// Nothing happened; a later try may succeed, not before `after` if the target said so.
+    Retry { reason: String, after: Option<Duration>, blame: Blame },
+    /// The target may have done it.
+    Ambiguous { reason: String },
+    /// Nothing happened, and nothing will until someone mends it; the reason says what.
+    Permanent { reason: String },
+}
+
+/// Whose fault it is that a send has to be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The target as a whole: it counts against its circuit breaker.
+    Target,
+    /// Something of this effect alone, a recipient that is deferred for example; the target works.
+    Effect,
+}
+
+/// What the target says about a request of unknown outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    Done {
+        response: Option<String>,
+        reference: Option<String>,
+    },
+    /// It certainly did not happen: send.
+    NotDone,
+    /// Not known yet (an index that lags, a target that is away): ask again.
+    AskLater {
+        reason: String,
+        after: Option<Duration>,
+    },
+    /// This target cannot be asked: the same bytes are sent again and the row says `possible_duplicate`.
+    CannotAsk,
+}
+
+pub trait Handler: Send + Sync + 'static {
+    fn guarantee(&self) -> Guarantee;
+
+    /// The request, built once for an effect. An error is permanent and says what is to be mended.
+    fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String>;
+
+    /// Sends the frozen bytes. Ends within the instance's deadline; past it, the dispatcher drops the future and takes the outcome
+    /// for ambiguous.
+    fn send<'a>(&'a self, job: &'a Job, request: &'a [u8], now: DateTime<Utc>) -> BoxFuture<'a, Verdict>;
+
+    /// Asks the target about a request whose outcome is unknown.
+    fn resolve<'a>(&'a self, _job: &'a Job, _request: &'a [u8]) -> BoxFuture<'a, Resolution> {
+        Box::pin(async { Resolution::CannotAsk })
+    }
+
+    /// What must never be seen in a log or a stored answer.
+    fn secrets(&self) -> Vec<String>;
+}

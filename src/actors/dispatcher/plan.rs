@@ -1,0 +1,104 @@
+//! From records of `reorder-decisions` to rows of the ledger. Pure.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+
+use crate::events::dead_letter::{DeadLetter, Origin, Reason, Unreadable};
+use crate::events::decision::{self, Decision, Recorded, Route};
+use crate::events::record::{NewRecord, RecordBatch, RecordRef, Topic};
+use crate::ports::ledger::{EffectId, Planned};
+
+/// What a batch comes to.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub rows: Vec<Planned>,
+    pub dead: Vec<NewRecord>,
+}
+
+impl Plan {
+    pub fn of(batch: &RecordBatch, now: DateTime<Utc>) -> Plan {
+        let mut plan = Plan::default();
+        for record in batch.iter() {
+            match Recorded::read(&record) {
+                Ok(Recorded::Decision(decision)) => plan.rows.extend(rows(&record, &decision, now)),
+                // Quarantines concern the shards; what a newer version adds may concern nobody here.
+                Ok(Recorded::Quarantine(_) | Recorded::Other) => {}
+                Err(e) => plan.dead.push(dead_letter(&record, e.to_string())),
+            }
+        }
+        plan
+    }
+
+    pub fn handlers(&self) -> BTreeSet<String> {
+        self.rows.iter().map(|r| r.handler.clone()).collect()
+    }
+}
+
+/// One row a route. A route's `digest` is kept in the row and not heeded yet: delivery is immediate.
+fn rows(record: &RecordRef<'_>, decision: &Decision, now: DateTime<Utc>) -> Vec<Planned> {
+    let key = log_key(record, decision);
+    let variant = decision.variant_id.map(|v| v.to_string());
+    let subject = variant.or_else(|| decision.sku.clone()).unwrap_or_default();
+    // As recorded, so that a target gets also what this version does not know.
+    let text = String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned();
+    let mut taken = BTreeSet::new();
+    let mut rows = Vec::with_capacity(decision.routes.len());
+    for (index, route) in decision.routes.iter().enumerate() {
+        rows.push(Planned {
+            id: EffectId { decision_id: decision.decision_id, route_id: route_id(route, index, &mut taken) },
+            handler: storable(&route.to),
+            organisation: storable(&decision.organisation),
+            shop: key.clone(),
+            order_key: storable(&format!("{key}/{subject}")),
+            partition: record.partition,
+            offset: record.offset,
+            decision: text.clone(),
+            route: serde_json::to_string(route).expect("a route is plain data"),
+            due_at: now,
+        });
+    }
+    rows
+}
+
+fn log_key(record: &RecordRef<'_>, decision: &Decision) -> String {
+    let written = record.key.and_then(|k| std::str::from_utf8(k).ok()).filter(|k| !k.is_empty()).map(str::to_owned);
+    let key = written.or_else(|| decision.shop.clone());
+    storable(&key.unwrap_or_else(|| format!("{}|{}", decision.organisation, decision.sku.as_deref().unwrap_or_default())))
+}
+
+/// The route's name, or its index. Two routes of one name would be one effect, and the second would never be sent; so it is told apart by
+/// its index.
+fn route_id(route: &Route, index: usize, taken: &mut BTreeSet<String>) -> String {
+    let mut id = storable(&route.id.clone().unwrap_or_else(|| index.to_string()));
+    while !taken.insert(id.clone()) {
+        id = format!("{id}#{index}");
+    }
+    id
+}
+
+/// Postgres takes no NUL in a text; a record that holds one must not hold up its partition (DESIGN §7.8).
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn dead_letter(record: &RecordRef<'_>, message: String) -> NewRecord {
+    let value = record.value.unwrap_or_default();
+    let newer = record.headers.text("version").and_then(|v| v.parse::<u16>().ok()).is_some_and(|v| v > decision::VERSION);
+    let reason = if value.is_empty() {
+        Reason::EmptyRecord
+    } else if newer {
+        Reason::NewerVersion
+    } else if serde_json::from_slice::<serde::de::IgnoredAny>(value).is_err() {
+        Reason::InvalidJson
+    } else {
+        Reason::WrongType
+    };
+    let origin = Origin {
+        topic: Topic::Decisions.default_name().to_owned(),
+        partition: Some(record.partition),
+        offset: Some(record.offset),
+    };
+    let letter = DeadLetter::new(origin, None, value, &Unreadable::new(reason, message), record.append_time_ms);
+    letter.into_record(record.key.map(<[u8]>::to_vec), Some(record.partition))
+}

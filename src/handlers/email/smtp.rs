@@ -1,0 +1,168 @@
+//! One mail over SMTP, with the stage known at which something went wrong.
+//!
+//! lettre's own transport answers with an error that does not tell whether the message was under way already, and its asynchronous
+//! connections wait for answers for ever. Both decide here between "nothing happened" and "it may be in a mailbox", so the dialogue is
+//! led here, over lettre's connection, and a few idle connections are kept.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use lettre::address::Envelope;
+use lettre::transport::smtp::Error;
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
+use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
+use lettre::transport::smtp::extension::{ClientId, Extension, MailParameter};
+
+use crate::handlers::{Blame, Verdict};
+
+/// Idle connections are kept for so long; servers hang up after five minutes at the earliest (RFC 5321 §4.5.3.2).
+const IDLE: Duration = Duration::from_secs(30);
+const MAX_IDLE: usize = 4;
+const RECIPIENT: &str = "taking a recipient";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// `smtps://`
+    Wrapped,
+    StartTlsRequired,
+    StartTlsWhenOffered,
+    Never,
+}
+
+pub struct Server {
+    pub host: String,
+    pub port: u16,
+    pub encryption: Encryption,
+    pub credentials: Option<Credentials>,
+    /// For each step of the dialogue.
+    pub timeout: Duration,
+    pub idle: Mutex<Vec<(Instant, AsyncSmtpConnection)>>,
+}
+
+/// What went wrong before the message was under way.
+enum Fault {
+    Smtp(&'static str, Error),
+    Silent(&'static str),
+    Refused(String),
+}
+
+impl Server {
+    pub async fn send(&self, envelope: &Envelope, message: &[u8]) -> Verdict {
+        let mut connection = match self.begin(envelope).await {
+            Ok(connection) => connection,
+            Err(fault) => return judge_before(fault),
+        };
+        let verdict = match self.limit("taking the message", connection.message(message)).await {
+            Ok(answer) => {
+                let said: Vec<&str> = answer.message().collect();
+                Verdict::Done { response: Some(format!("{} {}", answer.code(), said.join(" "))), reference: None }
+            }
+            // From the first byte of the message on, only the server's word says what became of it.
+            Err(Fault::Smtp(_, e)) if e.is_transient() => retry(print("taking the message", &e), Blame::Target),
+            Err(Fault::Smtp(_, e)) if e.is_permanent() => Verdict::Permanent { reason: print("taking the message", &e) },
+            Err(Fault::Smtp(_, e)) => Verdict::Ambiguous { reason: print("taking the message", &e) },
+            Err(Fault::Silent(step)) => Verdict::Ambiguous { reason: format!("the mail server was silent while {step}") },
+            Err(Fault::Refused(reason)) => Verdict::Ambiguous { reason },
+        };
+        if matches!(verdict, Verdict::Done { .. }) {
+            self.keep(connection);
+        }
+        verdict
+    }
+
+    /// Up to the go-ahead for the message.
+    async fn begin(&self, envelope: &Envelope) -> Result<AsyncSmtpConnection, Fault> {
+        let mut connection = self.connection().await?;
+        let mut options = Vec::new();
+        let addresses = envelope.from().into_iter().chain(envelope.to());
+        if addresses.into_iter().any(|a| !a.to_string().is_ascii()) {
+            if !connection.server_info().supports_feature(Extension::SmtpUtfEight) {
+                return Err(Fault::Refused("the mail server does not take addresses with such letters (no SMTPUTF8)".to_owned()));
+            }
+            options.push(MailParameter::SmtpUtfEight);
+        }
+        self.limit("taking the sender", connection.command(Mail::new(envelope.from().cloned(), options))).await?;
+        for to in envelope.to() {
+            self.limit(RECIPIENT, connection.command(Rcpt::new(to.clone(), vec![]))).await?;
+        }
+        self.limit("asked to take data", connection.command(Data)).await?;
+        Ok(connection)
+    }
+
+    async fn connection(&self) -> Result<AsyncSmtpConnection, Fault> {
+        while let Some(mut connection) = self.take_idle() {
+            let alive = tokio::time::timeout(self.timeout, connection.test_connected()).await;
+            if matches!(alive, Ok(true)) {
+                return Ok(connection);
+            }
+        }
+        self.connect().await
+    }
+
+    async fn connect(&self) -> Result<AsyncSmtpConnection, Fault> {
+        let hello = ClientId::default();
+        let tls = || TlsParameters::new(self.host.clone()).map_err(|e| Fault::Smtp("preparing TLS", e));
+        let wrapped = if self.encryption == Encryption::Wrapped { Some(tls()?) } else { None };
+        let dial =
+            AsyncSmtpConnection::connect_tokio1((self.host.as_str(), self.port), Some(self.timeout), &hello, wrapped, None);
+        let mut connection = self.limit("connecting", dial).await?;
+        let upgrade = match self.encryption {
+            Encryption::StartTlsRequired if !connection.can_starttls() => {
+                return Err(Fault::Refused("the mail server does not offer STARTTLS, and starttls = \"required\"".to_owned()));
+            }
+            Encryption::StartTlsRequired => true,
+            Encryption::StartTlsWhenOffered => connection.can_starttls(),
+            Encryption::Wrapped | Encryption::Never => false,
+        };
+        if upgrade {
+            self.limit("encrypting", connection.starttls(tls()?, &hello)).await?;
+        }
+        if let Some(credentials) = &self.credentials {
+            self.limit("authenticating", connection.auth(DEFAULT_MECHANISMS, credentials)).await?;
+        }
+        Ok(connection)
+    }
+
+    async fn limit<T>(&self, step: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
+        match tokio::time::timeout(self.timeout, call).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) => Err(Fault::Smtp(step, e)),
+            Err(_) => Err(Fault::Silent(step)),
+        }
+    }
+
+    fn take_idle(&self) -> Option<AsyncSmtpConnection> {
+        let mut idle = self.idle.lock().expect("no code panics while holding this lock");
+        idle.retain(|(since, _)| since.elapsed() < IDLE);
+        idle.pop().map(|(_, connection)| connection)
+    }
+
+    fn keep(&self, connection: AsyncSmtpConnection) {
+        let mut idle = self.idle.lock().expect("no code panics while holding this lock");
+        if idle.len() < MAX_IDLE && !connection.has_broken() {
+            idle.push((Instant::now(), connection));
+        }
+    }
+}
+
+fn judge_before(fault: Fault) -> Verdict {
+    match fault {
+        Fault::Smtp(step, e) if e.is_permanent() => Verdict::Permanent { reason: print(step, &e) },
+        // "internal client error": no mechanism in common, for example. Nobody but an operator mends it.
+        Fault::Smtp(step, e) if e.is_client() => Verdict::Permanent { reason: print(step, &e) },
+        // A recipient who is deferred (greylisting, a full mailbox) says nothing about the others.
+        Fault::Smtp(RECIPIENT, e) if e.is_transient() => retry(print(RECIPIENT, &e), Blame::Effect),
+        Fault::Smtp(step, e) => retry(print(step, &e), Blame::Target),
+        Fault::Silent(step) => retry(format!("the mail server was silent while {step}"), Blame::Target),
+        Fault::Refused(reason) => Verdict::Permanent { reason },
+    }
+}
+
+fn retry(reason: String, blame: Blame) -> Verdict {
+    Verdict::Retry { reason, after: None, blame }
+}
+
+fn print(step: &str, e: &Error) -> String {
+    format!("mail server, {step}: {e}")
+}

@@ -1,0 +1,288 @@
+//! The kinds of handlers, and the instances that a configuration makes of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::{Guarantee, Handler, Redactor};
+
+/// What an instance is built with besides its own table.
+#[derive(Clone)]
+pub struct Context {
+    /// Name of the instance.
+    pub name: String,
+    /// How names become addresses; the system's, except in tests.
+    pub lookup: Arc<dyn super::target::Lookup>,
+}
+
+type Build = fn(toml::Table, &Context) -> Result<Arc<dyn Handler>, String>;
+
+struct Kind {
+    name: &'static str,
+    build: Build,
+}
+
+/// Add a kind here.
+const KINDS: &[Kind] =
+    &[Kind { name: "email", build: super::email::build }, Kind { name: "target", build: super::target::build }];
+
+/// Kinds that the configuration may name and that this version does not have.
+const PLANNED_KINDS: &[&str] = &["jira", "slack", "shopify-transfer"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("[handlers.{name}]: kind \"{kind}\" comes with a later version; kinds that work: {works}")]
+    Later { name: String, kind: String, works: String },
+    #[error("[handlers.{name}]: there is no kind \"{kind}\"; kinds that work: {works}")]
+    UnknownKind { name: String, kind: String, works: String },
+    #[error("[handlers.{name}]: {reason}")]
+    Invalid { name: String, reason: String },
+}
+
+impl ConfigError {
+    /// Name of the instance.
+    pub fn handler(&self) -> &str {
+        match self {
+            ConfigError::Later { name, .. } | ConfigError::UnknownKind { name, .. } | ConfigError::Invalid { name, .. } => name,
+        }
+    }
+}
+
+/// Whether a kind is known but not in this version; decisions routed there fail visibly and can be retried later.
+pub fn comes_later(kind: &str) -> bool {
+    PLANNED_KINDS.contains(&kind)
+}
+
+/// Settings that every instance has, whatever its kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Common {
+    /// Sends under way at once.
+    pub concurrency: usize,
+    /// Sends of one effect before it fails for good.
+    pub max_attempts: i32,
+    /// Longest time that one send may take.
+    pub deadline: Duration,
+    /// Organisations that may route here; empty: all.
+    pub organisations: Vec<String>,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Common { concurrency: 8, max_attempts: 20, deadline: Duration::from_secs(60), organisations: Vec::new() }
+    }
+}
+
+/// A handler with a name.
+#[derive(Clone)]
+pub struct Instance {
+    pub name: String,
+    pub kind: &'static str,
+    pub common: Common,
+    pub redactor: Redactor,
+    pub handler: Arc<dyn Handler>,
+}
+
+impl Instance {
+    pub fn new(name: &str, kind: &'static str, common: Common, handler: Arc<dyn Handler>) -> Instance {
+        Instance { name: name.to_owned(), kind, common, redactor: Redactor::new(handler.secrets()), handler }
+    }
+
+    pub fn guarantee(&self) -> Guarantee {
+        self.handler.guarantee()
+    }
+
+    /// Why decisions of `organisation` may not go here.
+    pub fn refuses(&self, organisation: &str) -> Option<String> {
+        let open = self.common.organisations.is_empty() || self.common.organisations.iter().any(|o| o == organisation);
+        (!open).then(|| format!("the handler \"{}\" does not serve the organisation \"{organisation}\"", self.name))
+    }
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// All configured instances, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Handlers {
+    by_name: BTreeMap<String, Instance>,
+}
+
+impl Handlers {
+    /// Builds every `[handlers.NAME]` table. All errors at once, so that one `check` shows all that is wrong.
+    pub fn build<'a>(
+        tables: impl IntoIterator<Item = (&'a str, toml::Table)>,
+        lookup: Arc<dyn super::target::Lookup>,
+    ) -> Result<Handlers, Vec<ConfigError>> {
+        install_tls();
+        let mut handlers = Handlers::default();
+        let mut errors = Vec::new();
+        for (name, table) in tables {
+            match build_one(table, &Context { name: name.to_owned(), lookup: lookup.clone() }) {
+                Ok(instance) => handlers.insert(instance),
+                Err(e) => errors.push(e),
+            }
+        }
+        if errors.is_empty() { Ok(handlers) } else { Err(errors) }
+    }
+
+    pub fn insert(&mut self, instance: Instance) {
+        self.by_name.insert(instance.name.clone(), instance);
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Instance> {
+        self.by_name.get(name)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Instance> {
+        self.by_name.values()
+    }
+
+    /// For messages.
+    pub fn names(&self) -> String {
+        if self.by_name.is_empty() {
+            return "none".to_owned();
+        }
+        self.by_name.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn build_one(mut table: toml::Table, context: &Context) -> Result<Instance, ConfigError> {
+    let name = &context.name;
+    let invalid = |reason: String| ConfigError::Invalid { name: name.clone(), reason };
+    let works = || KINDS.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
+    let kind = match table.remove("kind") {
+        Some(toml::Value::String(kind)) => kind,
+        Some(other) => return Err(invalid(format!("kind = {other} is not text; kinds that work: {}", works()))),
+        None => return Err(invalid(format!("kind is missing; kinds that work: {}", works()))),
+    };
+    let Some(found) = KINDS.iter().find(|k| k.name == kind) else {
+        let name = name.clone();
+        return Err(match PLANNED_KINDS.contains(&kind.as_str()) {
+            true => ConfigError::Later { name, kind, works: works() },
+            false => ConfigError::UnknownKind { name, kind, works: works() },
+        });
+    };
+    let common = common(&mut table).map_err(invalid)?;
+    let handler = (found.build)(table, context).map_err(invalid)?;
+    Ok(Instance::new(name, found.name, common, handler))
+}
+
+/// Takes the settings out that are not the kind's own.
+fn common(table: &mut toml::Table) -> Result<Common, String> {
+    let mut common = Common::default();
+    if let Some(n) = number(table, "concurrency", 1, 256)? {
+        common.concurrency = usize::try_from(n).expect("checked to be 1 to 256");
+    }
+    if let Some(n) = number(table, "max_attempts", 1, 1000)? {
+        common.max_attempts = i32::try_from(n).expect("checked to be 1 to 1000");
+    }
+    if let Some(value) = table.remove("deadline") {
+        common.deadline = duration(value.as_str().unwrap_or_default())
+            .ok_or_else(|| format!("deadline = {value} is not a duration such as \"60s\""))?;
+    }
+    if let Some(value) = table.remove("organisations") {
+        common.organisations =
+            value.try_into().map_err(|_| "organisations is not a list of names, such as [\"acme\"]".to_owned())?;
+    }
+    Ok(common)
+}
+
+fn number(table: &mut toml::Table, key: &str, least: i64, most: i64) -> Result<Option<i64>, String> {
+    match table.remove(key) {
+        None => Ok(None),
+        Some(toml::Value::Integer(n)) if (least..=most).contains(&n) => Ok(Some(n)),
+        Some(other) => Err(format!("{key} = {other}; allowed is a number from {least} to {most}")),
+    }
+}
+
+/// Reads a kind's own settings, with the key named in the error.
+pub(super) fn read_config<C: DeserializeOwned>(table: toml::Table) -> Result<C, String> {
+    serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
+        let path = e.path().to_string();
+        let message = e.into_inner().to_string().trim().replace('\n', " ");
+        if path == "." { message } else { format!("{path}: {message}") }
+    })
+}
+
+/// "250ms", "10s", "5m", "2h"; positive.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let n: u64 = text[..digits].parse().ok().filter(|n| *n > 0)?;
+    match &text[digits..] {
+        "ms" => Some(Duration::from_millis(n)),
+        "s" => Some(Duration::from_secs(n)),
+        "m" => n.checked_mul(60).map(Duration::from_secs),
+        "h" => n.checked_mul(3600).map(Duration::from_secs),
+        _ => None,
+    }
+}
+
+/// serde of [`duration`].
+pub(super) fn duration_text<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    use serde::Deserialize as _;
+    let text = String::deserialize(d)?;
+    duration(&text).ok_or_else(|| serde::de::Error::custom(format!("\"{text}\" is not a duration such as \"10s\"")))
+}
+
+/// The one crypto provider of the process. Who was first wins, which is fine: it is always ring.
+fn install_tls() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handlers::target::SystemLookup;
+
+    fn build(text: &str) -> Result<Handlers, String> {
+        let tables: toml::Table = toml::from_str(text).expect("toml");
+        let tables = tables.iter().map(|(k, v)| (k.as_str(), v.as_table().expect("table").clone()));
+        Handlers::build(tables, Arc::new(SystemLookup))
+            .map_err(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    #[test]
+    fn a_kind_that_comes_later_is_refused_with_the_kinds_that_work() {
+        for kind in PLANNED_KINDS {
+            let error = build(&format!("[x]\nkind = \"{kind}\"\ntoken = \"t\"")).expect_err("refused");
+            assert!(error.contains("[handlers.x]") && error.contains(kind) && error.contains("later version"), "{error}");
+            assert!(error.contains("email, target"), "{error}");
+        }
+        assert!(build("[x]\nkind = \"fax\"").expect_err("refused").contains("no kind \"fax\""));
+    }
+
+    #[test]
+    fn every_fault_of_a_configuration_is_named_at_once_with_its_key() {
+        let error = build(
+            "[a]\nkind = \"target\"\nurl = \"https://a.example/\"\nsekret = \"x\"\n\
+             [b]\nkind = \"email\"\nsmtp_url = \"smtp://mail.example\"\nfrom = \"nobody\"\n\
+             [c]\nkind = \"target\"\nurl = \"https://c.example\"\nconcurrency = 0",
+        )
+        .expect_err("refused");
+        for want in ["[handlers.a]", "sekret", "[handlers.b]", "from", "[handlers.c]", "concurrency = 0"] {
+            assert!(error.contains(want), "{want} is not named in: {error}");
+        }
+    }
+
+    #[test]
+    fn a_handler_for_one_organisation_refuses_the_others() {
+        let handlers = build("[a]\nkind = \"target\"\nurl = \"https://a.example/\"\norganisations = [\"acme\"]").expect("built");
+        let a = handlers.get("a").expect("a");
+        assert!(a.refuses("acme").is_none() && a.refuses("other").is_some_and(|r| r.contains("other")));
+    }
+
+    #[test]
+    fn durations_are_positive_numbers_with_a_unit() {
+        assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(duration("2h"), Some(Duration::from_secs(7200)));
+        for bad in ["", "0s", "10", "s", "-1s", "1d", "1.5s"] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+}

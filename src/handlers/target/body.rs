@@ -1,0 +1,171 @@
+//! What a target is sent: the decision as a JSON object, or what a template makes of it.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use crate::handlers::Job;
+
+/// Fields that a template may name, beside `route.*` and what lies inside `inputs` and `caused_by`.
+const FIELDS: &[&str] = &[
+    "decision_id",
+    "proposal_id",
+    "organisation",
+    "shop",
+    "variant_id",
+    "inventory_item_id",
+    "location_id",
+    "sku",
+    "title",
+    "vendor",
+    "rule_id",
+    "rule_version",
+    "kind",
+    "severity",
+    "quantity",
+    "available",
+    "inputs",
+    "reason",
+    "caused_by",
+    "seq",
+    "decided_at",
+    "route",
+];
+
+/// The decision as recorded, with `route` (id, to and its settings) in place of `routes`: what the other routes say, addresses for
+/// example, is nobody else's business.
+pub fn document(job: &Job) -> Map<String, Value> {
+    let mut document = job.recorded.clone();
+    document.remove("routes");
+    let mut route = job.route.settings.clone();
+    route.insert("to".to_owned(), Value::String(job.route.to.clone()));
+    route.insert("id".to_owned(), Value::String(job.id.route_id.clone()));
+    document.insert("route".to_owned(), Value::Object(route));
+    document
+}
+
+/// A body of the customer's own making: a table whose texts may hold `{{field}}`. A text that is nothing but `{{field}}` becomes
+/// the field's value as it is (a number stays a number); within other text the value is printed. Values stay values: nothing in a
+/// title can change the shape of the body.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Template(Value);
+
+impl Template {
+    pub fn new(body: Value) -> Result<Template, String> {
+        let mut unknown = BTreeSet::new();
+        visit(&body, &mut |text| {
+            for part in parts(text) {
+                if let Part::Field(path) = part {
+                    let (root, rest) = path.split_once('.').map_or((path, None), |(root, rest)| (root, Some(rest)));
+                    let nested = matches!(root, "route" | "inputs" | "caused_by");
+                    if !FIELDS.contains(&root) || (rest.is_some() && !nested) {
+                        unknown.insert(path.to_owned());
+                    }
+                }
+            }
+        });
+        match unknown.is_empty() {
+            true => Ok(Template(body)),
+            false => Err(format!(
+                "body names fields that a decision does not have: {}; it has {}",
+                unknown.into_iter().collect::<Vec<_>>().join(", "),
+                FIELDS.join(", ")
+            )),
+        }
+    }
+
+    pub fn fill(&self, document: &Map<String, Value>) -> Value {
+        fill(&self.0, document)
+    }
+}
+
+enum Part<'a> {
+    Text(&'a str),
+    Field(&'a str),
+}
+
+fn parts(mut text: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    while let Some((before, rest)) = text.split_once("{{") {
+        let Some((field, after)) = rest.split_once("}}") else { break };
+        if !before.is_empty() {
+            parts.push(Part::Text(before));
+        }
+        parts.push(Part::Field(field.trim()));
+        text = after;
+    }
+    if !text.is_empty() {
+        parts.push(Part::Text(text));
+    }
+    parts
+}
+
+fn visit(value: &Value, on_text: &mut impl FnMut(&str)) {
+    match value {
+        Value::String(text) => on_text(text),
+        Value::Array(items) => items.iter().for_each(|v| visit(v, on_text)),
+        Value::Object(fields) => fields.values().for_each(|v| visit(v, on_text)),
+        _ => {}
+    }
+}
+
+fn fill(value: &Value, document: &Map<String, Value>) -> Value {
+    match value {
+        Value::Array(items) => Value::Array(items.iter().map(|v| fill(v, document)).collect()),
+        Value::Object(fields) => Value::Object(fields.iter().map(|(k, v)| (k.clone(), fill(v, document))).collect()),
+        Value::String(text) => match parts(text).as_slice() {
+            [Part::Field(path)] => find(document, path).clone(),
+            parts => Value::String(parts.iter().map(|p| print(p, document)).collect()),
+        },
+        other => other.clone(),
+    }
+}
+
+fn find<'a>(document: &'a Map<String, Value>, path: &str) -> &'a Value {
+    let mut steps = path.split('.');
+    let first = steps.next().and_then(|root| document.get(root));
+    steps.fold(first, |found, step| found.and_then(|v| v.get(step))).unwrap_or(&Value::Null)
+}
+
+fn print(part: &Part<'_>, document: &Map<String, Value>) -> String {
+    match part {
+        Part::Text(text) => (*text).to_owned(),
+        Part::Field(path) => match find(document, path) {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn document() -> Map<String, Value> {
+        let document =
+            json!({"sku": "A\"},{\"x\":1", "quantity": 12, "title": null, "route": {"plant": "N"}, "inputs": {"position": 3}});
+        document.as_object().expect("object").clone()
+    }
+
+    #[test]
+    fn a_template_keeps_numbers_numbers_and_values_cannot_change_its_shape() {
+        let body = json!({"lines": [{"article": "{{sku}}", "amount": "{{ quantity }}"}], "note": "{{sku}}: {{quantity}} for {{route.plant}}{{title}}", "n": 1});
+        let filled = Template::new(body).expect("template").fill(&document());
+        assert_eq!(
+            filled,
+            json!({"lines": [{"article": "A\"},{\"x\":1", "amount": 12}], "note": "A\"},{\"x\":1: 12 for N", "n": 1})
+        );
+    }
+
+    #[test]
+    fn a_template_with_an_unknown_field_is_refused_before_anything_is_sent() {
+        for unknown in ["{{skuu}}", "a {{sku.x}} b", "{{}}"] {
+            let error = Template::new(json!({"a": [unknown]})).expect_err(unknown);
+            assert!(error.contains("decision_id"), "{error}");
+        }
+        assert!(Template::new(json!({"a": "{{inputs.position}} {{route.anything}} {{ unclosed"})).is_ok());
+    }
+}
