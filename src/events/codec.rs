@@ -212,14 +212,19 @@ fn shape_of(value: &[u8]) -> Result<FactType, Unreadable> {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Unreadable> {
-    // serde takes a JSON array for a struct as well; a fact is an object.
-    if value.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
-        return Err(match serde_json::from_slice::<IgnoredAny>(value) {
-            Ok(_) => Unreadable::new(Reason::WrongType, "the value is not a JSON object"),
-            Err(e) => unreadable(&e),
-        });
+/// serde takes a JSON array for a struct as well; a fact is an object.
+pub(super) fn require_object(value: &[u8]) -> Result<(), Unreadable> {
+    if value.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{') {
+        return Ok(());
     }
+    Err(match serde_json::from_slice::<IgnoredAny>(value) {
+        Ok(_) => Unreadable::new(Reason::WrongType, "the value is not a JSON object"),
+        Err(e) => unreadable(&e),
+    })
+}
+
+fn parse<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Unreadable> {
+    require_object(value)?;
     serde_json::from_slice(value).map_err(|e| unreadable(&e))
 }
 
@@ -227,7 +232,7 @@ fn parse_owned<T: DeserializeOwned>(value: &[u8]) -> Result<Box<T>, Unreadable> 
     parse::<T>(value).map(Box::new)
 }
 
-fn unreadable(error: &serde_json::Error) -> Unreadable {
+pub(super) fn unreadable(error: &serde_json::Error) -> Unreadable {
     let text = error.to_string();
     let reason = match error.classify() {
         serde_json::error::Category::Data if text.starts_with("missing field") => Reason::MissingField,

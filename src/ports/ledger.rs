@@ -111,6 +111,9 @@ pub enum Settled {
     },
 }
 
+/// Rows of a handler in a state.
+pub type Count = (String, EffectState, i64);
+
 #[derive(Debug, Clone, Default)]
 pub struct EffectFilter {
     pub decision_id: Option<Uuid>,
@@ -118,6 +121,9 @@ pub struct EffectFilter {
     pub state: Option<EffectState>,
     pub limit: i64,
 }
+
+/// (handler, state, rows)
+pub type EffectCount = (String, EffectState, i64);
 
 pub trait Ledger: Send + Sync + 'static {
     /// Takes ownership of a decisions partition for dispatching.
@@ -154,6 +160,5 @@ pub trait Ledger: Send + Sync + 'static {
 
     fn list(&self, filter: EffectFilter) -> BoxFuture<'_, Result<Vec<Effect>, StoreError>>;
 
-    /// (handler, state, rows).
-    fn counts(&self) -> BoxFuture<'_, Result<Vec<(String, EffectState, i64)>, StoreError>>;
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<EffectCount>, StoreError>>;
 }

@@ -1,3 +1,8 @@
 //! One program for all tests that need more than a module: port contracts, the binary as a black box, faults.
 
+mod cli;
 mod contracts;
+mod engine;
+mod kafka_adapter;
+mod layering;
+mod support;

@@ -1,0 +1,120 @@
+//! Questions to the broker outside of any group membership: watermarks and committed offsets.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaResult;
+use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
+
+use super::client::{Quiet, QuietConsumer};
+use super::settings::{KafkaSettings, Role};
+use super::{admin, errors};
+use crate::events::record::{Offset, Partition, Topic};
+use crate::ports::event_log::{Group, LogError};
+
+const WATERMARKS: Duration = Duration::from_secs(10);
+/// Longer than a transaction can stay open: until it ends, the offsets it carries are not stable.
+const COMMITTED: Duration = Duration::from_secs(15);
+
+/// Clients are opened when they are first needed and kept.
+pub(super) struct Observers {
+    settings: Arc<KafkaSettings>,
+    watermarks: Mutex<Option<Arc<QuietConsumer>>>,
+    groups: Mutex<HashMap<Group, Arc<QuietConsumer>>>,
+}
+
+impl Observers {
+    pub(super) fn new(settings: Arc<KafkaSettings>) -> Self {
+        Observers { settings, watermarks: Mutex::default(), groups: Mutex::default() }
+    }
+
+    /// Read uncommitted, so that the high watermark counts open transactions (DESIGN §3).
+    pub(super) fn watermarks(&self, topic: Topic, partition: Partition) -> Result<(Offset, Offset), LogError> {
+        let client = self.uncommitted()?;
+        let name = self.settings.topics.of(topic);
+        client
+            .fetch_watermarks(name, partition, WATERMARKS)
+            .map_err(|e| errors::map(&format!("asking for the watermarks of {name}, partition {partition}"), &e))
+    }
+
+    pub(super) fn probe(&self, timeout: Duration) -> Result<(), LogError> {
+        admin::answers(&self.settings, &*self.uncommitted()?, Topic::Facts, timeout)
+    }
+
+    pub(super) fn committed(&self, group: Group, topic: Topic) -> Result<Vec<Option<Offset>>, LogError> {
+        let client = self.member_of(group)?;
+        let name = self.settings.topics.of(topic);
+        let partitions: Vec<_> = (0..self.settings.partitions).collect();
+        let deadline = Instant::now() + COMMITTED;
+        let found = stable(|t, left| client.committed_offsets(t, left), name, &partitions, deadline)
+            .map_err(|reason| errors::unavailable(&format!("asking for the offsets committed for {name}"), reason))?;
+        Ok(found)
+    }
+
+    fn uncommitted(&self) -> Result<Arc<QuietConsumer>, LogError> {
+        let mut slot = self.watermarks.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = Some(self.open(&Role::Watermarks)?);
+        }
+        Ok(drained(slot.as_ref().expect("was just filled")))
+    }
+
+    fn member_of(&self, group: Group) -> Result<Arc<QuietConsumer>, LogError> {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = groups.get(&group) {
+            return Ok(drained(client));
+        }
+        let client = self.open(&Role::Committed { group: self.settings.group(group) })?;
+        groups.insert(group, client.clone());
+        Ok(client)
+    }
+
+    fn open(&self, role: &Role) -> Result<Arc<QuietConsumer>, LogError> {
+        self.settings.create(role, |c| c.create_with_context(Quiet)).map(Arc::new)
+    }
+}
+
+/// Log lines and errors of a client queue up until somebody polls.
+fn drained(client: &Arc<QuietConsumer>) -> Arc<QuietConsumer> {
+    for _ in 0..64 {
+        let _ = client.poll(Duration::ZERO);
+    }
+    client.clone()
+}
+
+/// Stable committed offsets in the order of `partitions`. librdkafka asks for stable ones in read_committed; a single
+/// partition's answer can still be an error in a list that as a whole succeeded.
+pub(super) fn stable(
+    ask: impl Fn(TopicPartitionList, Duration) -> KafkaResult<TopicPartitionList>,
+    topic: &str,
+    partitions: &[Partition],
+    deadline: Instant,
+) -> Result<Vec<Option<Offset>>, String> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for p in partitions {
+        list.add_partition(topic, *p);
+    }
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let reason = match ask(list.clone(), left.max(Duration::from_millis(1))) {
+            Ok(found) => match found.elements().iter().find_map(|e| e.error().err()) {
+                None => return Ok(partitions.iter().map(|p| offset_of(&found, topic, *p)).collect()),
+                Some(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        if left.is_zero() {
+            return Err(reason);
+        }
+        std::thread::sleep(Duration::from_millis(20).min(left));
+    }
+}
+
+fn offset_of(found: &TopicPartitionList, topic: &str, partition: Partition) -> Option<Offset> {
+    match found.find_partition(topic, partition)?.offset() {
+        At::Offset(offset) => Some(offset),
+        _ => None,
+    }
+}

@@ -1,0 +1,107 @@
+//! `GET /v1/…`: reads of live state, each under the rights of the caller's token.
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::json;
+
+use super::auth::Caller;
+use super::params::Params;
+use super::problem::{Kind, Problem};
+use super::{NodeRole, State};
+use crate::events::ids::VariantId;
+use crate::ports::queries::{Queries, QueryError, VariantFilter};
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+pub async fn shops(request: HttpRequest, state: Data<State>) -> Result<HttpResponse, Problem> {
+    let caller = state.tokens.reader(&request).await?;
+    Params::read(&request, &[])?;
+    let mut shops = state.queries()?.shops().await.map_err(problem)?;
+    shops.retain(|s| caller.sees(&s.shop, &s.organisation));
+    Ok(HttpResponse::Ok().json(json!({ "shops": shops })))
+}
+
+pub async fn shop(request: HttpRequest, path: Path<String>, state: Data<State>) -> Result<HttpResponse, Problem> {
+    let caller = state.tokens.reader(&request).await?;
+    let after = Params::read(&request, &["after"])?.parsed("after", "a position such as 3:1042")?;
+    let shop = visible(&state, &caller, &path).await?;
+    let view = state.queries()?.shop(&shop, after, state.limits.query_wait).await.map_err(problem)?;
+    Ok(HttpResponse::Ok().json(view))
+}
+
+pub async fn variants(request: HttpRequest, path: Path<String>, state: Data<State>) -> Result<HttpResponse, Problem> {
+    let caller = state.tokens.reader(&request).await?;
+    let params = Params::read(&request, &["at_risk", "vendor", "sku", "cursor", "limit", "after"])?;
+    let filter = VariantFilter {
+        at_risk: params.parsed("at_risk", "true or false")?,
+        vendor: params.text("vendor"),
+        sku: params.text("sku"),
+        cursor: params.parsed("cursor", "the next_cursor of the page before")?.map(VariantId),
+        limit: params.parsed("limit", "a number from 1 to 1000")?.unwrap_or(DEFAULT_LIMIT),
+    };
+    if !(1..=MAX_LIMIT).contains(&filter.limit) {
+        return Err(Problem::new(Kind::BadRequest, format!("limit={} is not a number from 1 to {MAX_LIMIT}", filter.limit)));
+    }
+    let after = params.parsed("after", "a position such as 3:1042")?;
+    let shop = visible(&state, &caller, &path).await?;
+    let page = state.queries()?.variants(&shop, filter, after, state.limits.query_wait).await.map_err(problem)?;
+    let next = page.next.map(|id| id.to_string());
+    Ok(HttpResponse::Ok().json(json!({ "variants": page.variants, "next_cursor": next })))
+}
+
+pub async fn variant(request: HttpRequest, path: Path<(String, String)>, state: Data<State>) -> Result<HttpResponse, Problem> {
+    let caller = state.tokens.reader(&request).await?;
+    let after = Params::read(&request, &["after"])?.parsed("after", "a position such as 3:1042")?;
+    let (shop, variant) = path.into_inner();
+    let id = variant.parse().map(VariantId).map_err(|_| {
+        let told: String = variant.chars().take(64).collect();
+        Problem::new(Kind::BadRequest, format!("\"{}\" is not a variant's numeric id", told.escape_debug()))
+    })?;
+    let shop = visible(&state, &caller, &shop).await?;
+    let view = state.queries()?.variant(&shop, id, after, state.limits.query_wait).await.map_err(problem)?;
+    Ok(HttpResponse::Ok().json(view))
+}
+
+/// The shop's log key, if the caller may see it. A shop of others looks like one that is not there (DESIGN §7.10).
+async fn visible(state: &State, caller: &Caller, shop: &str) -> Result<String, Problem> {
+    let queries = state.queries()?;
+    // Shops' domains know no case; keys of stores do.
+    let key = if shop.starts_with("store:") { shop.to_owned() } else { shop.to_ascii_lowercase() };
+    let organisation = match state.shops.known(&key) {
+        Some(known) => Some(known.organisation.clone()),
+        // A shop that came in through the log (DESIGN §1) stands in no registry; the engine knows it.
+        None => match queries.shop(&key, None, state.limits.query_wait).await {
+            Ok(view) => Some(view.organisation),
+            Err(QueryError::NoShop(_)) => None,
+            Err(e) => return Err(problem(e)),
+        },
+    };
+    match organisation {
+        Some(organisation) if caller.sees(&key, &organisation) => Ok(key),
+        _ => Err(no_shop(&key)),
+    }
+}
+
+fn no_shop(shop: &str) -> Problem {
+    let told: String = shop.chars().take(255).collect();
+    Problem::new(Kind::NotFound, format!("there is no shop \"{}\"", told.escape_debug()))
+}
+
+fn problem(error: QueryError) -> Problem {
+    match error {
+        QueryError::NoShop(shop) => no_shop(&shop),
+        QueryError::NoVariant { .. } => Problem::new(Kind::NotFound, error.to_string()),
+        QueryError::NotReady { retry_after, .. } | QueryError::Behind { retry_after, .. } => {
+            Problem::unavailable(error.to_string(), retry_after)
+        }
+        QueryError::BadRequest(why) => Problem::new(Kind::BadRequest, why),
+    }
+}
+
+impl State {
+    fn queries(&self) -> Result<&dyn Queries, Problem> {
+        self.requires(NodeRole::Api)?;
+        self.queries.as_deref().ok_or_else(|| Problem::new(Kind::Internal, "the role api was started without its queries"))
+    }
+}

@@ -1,0 +1,136 @@
+//! `check`: what is wrong with this installation, and how to mend it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::output::{Out, table_of};
+use super::session::{Purpose, Session};
+use super::world::World;
+use super::{DONE, FAILED, Fault, asynchronously};
+use crate::admin::Command;
+use crate::config::{Config, Env, LogKind, master_key};
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  stockwarden check --config node-a.toml")]
+pub struct Args {
+    /// How long to wait for each dependency, seconds
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "SECONDS")]
+    timeout: u64,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Value>);
+
+impl Findings {
+    fn ok(&mut self, what: &str, detail: impl Into<String>) {
+        self.0.push(json!({ "what": what, "ok": true, "result": "ok", "detail": detail.into(), "mend": null }));
+    }
+
+    fn problem(&mut self, what: &str, detail: impl Into<String>, mend: impl Into<String>) {
+        let (detail, mend) = (detail.into(), mend.into());
+        self.0.push(json!({ "what": what, "ok": false, "result": "PROBLEM", "detail": detail, "mend": mend }));
+    }
+}
+
+pub fn run(world: &dyn World, loaded: Result<Config, Fault>, env: Env, out: Out, args: &Args) -> Result<u8, Fault> {
+    let mut found = Findings::default();
+    match loaded {
+        Err(fault) => {
+            let what = fault.cause.clone().unwrap_or(fault.what.clone());
+            for line in what.lines() {
+                found.problem("configuration", line, fault.mend.clone().unwrap_or_default());
+            }
+        }
+        Ok(config) => {
+            let handlers = config.handlers.len();
+            found.ok("configuration", format!("node {}, {handlers} handler(s)", config.node.name));
+            settings(world, &config, &env, &mut found);
+            let within = Duration::from_secs(args.timeout);
+            asynchronously(async {
+                dependencies(world, &config, &env, within, &mut found).await;
+                Ok(())
+            })?;
+        }
+    }
+    let all_well = found.0.iter().all(|f| f["ok"] == true);
+    let value = json!({ "ok": all_well, "checks": found.0 });
+    out.result(&value, told);
+    Ok(if all_well { DONE } else { FAILED })
+}
+
+fn told(v: &Value) -> String {
+    let checks = v["checks"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut text = table_of(&v["checks"], &[("CHECK", "what"), ("RESULT", "result"), ("DETAIL", "detail")]);
+    let mut mends: Vec<&str> = checks.iter().filter_map(|c| c["mend"].as_str()).filter(|m| !m.is_empty()).collect();
+    mends.dedup();
+    for mend in mends {
+        text.push_str(&format!("\nmend: {mend}"));
+    }
+    text.push_str(if v["ok"] == true { "\nall is well; start with: stockwarden serve" } else { "" });
+    text
+}
+
+/// What can be told without reaching anybody.
+fn settings(world: &dyn World, config: &Config, env: &Env, found: &mut Findings) {
+    if let Err(e) = config.log.resolved_properties(env) {
+        found.problem("log.properties", e.to_string(), "set the variable or write the file before starting");
+    }
+    let wrong = world.handler_problems(config, env);
+    for (name, handler) in &config.handlers {
+        let key = format!("handlers.{name}");
+        match wrong.iter().find(|(n, _)| n == name) {
+            Some((_, told)) => found.problem(&key, told, format!("mend [{key}] in the configuration")),
+            None => found.ok(&key, format!("kind {}", handler.kind)),
+        }
+    }
+    match master_key(config, env) {
+        Ok(key) => match key.generated {
+            Some(path) => found.ok("master key", format!("made in {}; keep a copy apart from backups", path.display())),
+            None => found.ok("master key", "found"),
+        },
+        Err(e) => found.problem("master key", e.to_string(), "without the key no secret of a shop can be sealed or opened"),
+    }
+}
+
+async fn dependencies(world: &dyn World, config: &Config, env: &Env, within: Duration, found: &mut Findings) {
+    let silent = Out::new(true);
+    let asked = async {
+        let session = Session::connect(world, config, env, silent, Purpose::Check).await?;
+        if let Session::There { socket, .. } = &session {
+            found.ok("node", format!("running; answers at {}", socket.display()));
+        }
+        session.run(Command::Status).await
+    };
+    let fault = match tokio::time::timeout(within, asked).await {
+        Ok(Ok(status)) => {
+            for (what, mend) in [("log", log_mend(config)), ("store", store_mend(config))] {
+                let detail = status[what]["detail"].as_str().unwrap_or("no answer");
+                match status[what]["ok"].as_bool() {
+                    Some(true) => found.ok(what, detail),
+                    _ => found.problem(what, detail, mend),
+                }
+            }
+            return;
+        }
+        Ok(Err(fault)) => fault,
+        Err(_) => Fault::new(format!("no answer within {} s", within.as_secs())),
+    };
+    let detail = match &fault.cause {
+        Some(cause) => format!("{}: {cause}", fault.what),
+        None => fault.what.clone(),
+    };
+    let mend = fault.mend.unwrap_or_else(|| format!("{}; {}", log_mend(config), store_mend(config)));
+    found.problem("log and store", detail.replace('\n', "; "), mend);
+}
+
+fn log_mend(config: &Config) -> String {
+    match config.log.kind {
+        LogKind::Embedded => format!("is {} writable, and the disk not full?", config.log_dir().display()),
+        LogKind::Kafka => format!("do the brokers {} run, and does log.properties fit them?", config.log.bootstrap_servers),
+    }
+}
+
+fn store_mend(config: &Config) -> String {
+    format!("does the store {} exist, run, and let this user in?", config.store.url)
+}

@@ -1,0 +1,162 @@
+//! Group members: delivery, back-pressure, handover.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use stockwarden::events::record::{Partition, Topic};
+use stockwarden::ports::event_log::{EventLog, Group, LogError};
+
+use super::node::{Member, Node, Told};
+use super::{block_on, fact, until, values};
+use crate::support::kafka::{fresh_settings, open};
+
+#[test]
+fn a_partition_is_silent_until_started_and_then_delivers_from_where_it_was_told() {
+    let log = open(&fresh_settings(1));
+    block_on(log.append((0..100).map(|i| fact(0, i.to_string())).collect())).expect("appended");
+    let member = Member::join(&log, Group::Shards, Topic::Facts);
+    let assigned = member.assigned(1);
+    assert_eq!(assigned[0].committed, None);
+    assert!(member.told.recv_timeout(std::time::Duration::from_millis(300)).is_err(), "silent before the start");
+    member.handle.start(0, 40);
+    assert_eq!(member.offsets(60), ((40..100).collect(), 100));
+    // Again, from an earlier place and from one in the middle.
+    for from in [0, 77] {
+        member.handle.start(0, from);
+        assert_eq!(member.offsets(100 - from as usize), ((from..100).collect(), 100));
+    }
+    member.handle.leave();
+    assert!(matches!(member.next(), Told::Revoked(p, false) if p == [0]));
+}
+
+#[test]
+fn commits_of_the_dispatcher_are_found_by_the_next_member_and_none_is_reported_as_none() {
+    let settings = fresh_settings(2);
+    let log = open(&settings);
+    assert_eq!(log.committed(Group::Dispatcher, Topic::Decisions).expect("committed"), [None, None]);
+    let member = Member::join(&log, Group::Dispatcher, Topic::Decisions);
+    member.assigned(2);
+    member.handle.commit(&[(1, 17)]).expect("commits");
+    let foreign = member.handle.commit(&[(1, 18), (7, 1)]).expect_err("partition 7 is not ours");
+    assert!(matches!(&foreign, LogError::Unavailable { reason, .. } if reason.contains("partition 7")), "{foreign}");
+    assert_eq!(log.committed(Group::Dispatcher, Topic::Decisions).expect("committed"), [None, Some(17)]);
+    assert_eq!(log.committed(Group::Shards, Topic::Decisions).expect("committed"), [None, None]);
+    member.handle.leave();
+    let next = Member::join(&log, Group::Dispatcher, Topic::Decisions);
+    let found: Vec<_> = next.assigned(2).iter().map(|a| a.committed).collect();
+    assert_eq!(found, [None, Some(17)]);
+    next.handle.leave();
+}
+
+#[test]
+fn refused_batches_are_offered_again_and_no_record_is_lost_or_doubled_under_stress() {
+    let log = open(&fresh_settings(3));
+    let each = 40_000;
+    for _ in 0..each / 1_000 {
+        let records = (0..3_000).map(|i| fact(i % 3, vec![b'x'; 100])).collect();
+        block_on(log.append(records)).expect("appended");
+    }
+    // Two batches in three are given back at first.
+    let member = Member::choosy(&log, Group::Shards, Topic::Facts, 3);
+    for a in member.assigned(3) {
+        member.handle.start(a.partition, 0);
+    }
+    let mut expected: HashMap<Partition, i64> = (0..3).map(|p| (p, 0)).collect();
+    until("all is delivered", || {
+        // At random moments, also where nothing is waiting.
+        (0..3).for_each(|p| member.handle.resume(p));
+        while let Ok(told) = member.told.try_recv() {
+            let Told::Batch(batch) = told else { continue };
+            let next = expected.get_mut(&batch.partition).expect("one of three");
+            for r in batch.iter() {
+                assert_eq!(r.offset, *next, "partition {}", batch.partition);
+                *next += 1;
+            }
+        }
+        expected.values().all(|n| *n == each)
+    });
+    assert!(member.refused.load(Ordering::SeqCst) > 100, "{:?}", member.refused);
+    member.handle.leave();
+}
+
+#[test]
+fn the_next_offset_reaches_past_transaction_markers() {
+    let log = open(&fresh_settings(1));
+    let member = Member::join(&log, Group::Shards, Topic::Facts);
+    member.assigned(1);
+    member.handle.start(0, 0);
+    block_on(log.append_atomically(vec![fact(0, "a")])).expect("appended");
+    let (offsets, mut next) = member.offsets(1);
+    assert_eq!(offsets, [0]);
+    while next < 2 {
+        // The marker came after the batch: a batch without records brings the news.
+        let Told::Batch(batch) = member.next() else { continue };
+        assert!(batch.is_empty());
+        next = batch.next_offset;
+    }
+    assert_eq!((next, log.watermarks(Topic::Facts, 0).expect("watermarks").1), (2, 2));
+    member.handle.leave();
+}
+
+fn handover(properties: &[(&str, &str)]) {
+    let mut settings = fresh_settings(6);
+    settings.properties = properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let log = open(&settings);
+    let appended = |from: i32, to: i32| {
+        let records = (from..to).map(|i| fact(i % 6, i.to_string())).collect();
+        block_on(log.append(records)).expect("appended");
+    };
+    appended(0, 1_200);
+    let first = Node::start(&log);
+    until("the first node has all partitions", || first.owns() == 6);
+    settings.node_name = "node-2".into();
+    let other = open(&settings);
+    let second = Node::start(&other);
+    appended(1_200, 3_000);
+    until("both have their share", || {
+        block_on(log.append(vec![fact(0, "meanwhile")])).expect("appended");
+        first.owns() == 3 && second.owns() == 3
+    });
+    appended(3_000, 6_000);
+    first.handle.leave();
+    assert_eq!(first.owns(), 0);
+    until("the second has all", || second.owns() == 6);
+    appended(6_000, 9_000);
+    let highs: Vec<i64> = (0..6).map(|p| log.watermarks(Topic::Facts, p).expect("watermarks").1).collect();
+    let all: i64 = highs.iter().sum();
+    let decided = || (first.decided.load(Ordering::SeqCst) + second.decided.load(Ordering::SeqCst)) as i64;
+    until("all is decided", || decided() >= all);
+    second.handle.leave();
+    assert!(first.decided.load(Ordering::SeqCst) > 0 && second.decided.load(Ordering::SeqCst) > 0);
+    for p in 0..6 {
+        let want: Vec<String> = (0..highs[p as usize]).map(|o| format!("{p}:{o}")).collect();
+        assert_eq!(values(&*log, Topic::Decisions, p), want, "each fact has one decision, in order");
+    }
+    let committed = log.committed(Group::Shards, Topic::Facts).expect("committed");
+    assert_eq!(committed, highs.into_iter().map(Some).collect::<Vec<_>>());
+}
+
+#[test]
+fn two_members_hand_partitions_over_and_each_fact_is_decided_once() {
+    handover(&[]);
+}
+
+#[test]
+fn the_new_group_protocol_does_the_same_and_properties_it_refuses_are_only_a_warning() {
+    handover(&[("group.protocol", "consumer"), ("session.timeout.ms", "6000")]);
+}
+
+#[test]
+fn a_member_whose_handle_is_dropped_leaves_its_partitions_to_others() {
+    let log = open(&fresh_settings(2));
+    let first = Member::join(&log, Group::Shards, Topic::Facts);
+    first.assigned(2);
+    let Member { handle, told, .. } = first;
+    assert_eq!(Arc::strong_count(&handle), 1);
+    drop(handle);
+    until("it is told", || matches!(told.try_recv(), Ok(Told::Revoked(..))));
+    let second = Member::join(&log, Group::Shards, Topic::Facts);
+    assert_eq!(second.assigned(2).len(), 2);
+    second.handle.leave();
+}

@@ -1,0 +1,5 @@
+//! What tests share: real servers, stores and topics of their own.
+
+pub mod kafka;
+pub mod postgres;
+pub mod stores;
