@@ -2,6 +2,7 @@
 
 mod cli;
 mod contracts;
+mod effects;
 mod engine;
 mod kafka_adapter;
 mod layering;
