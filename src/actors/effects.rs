@@ -29,7 +29,7 @@ mod ownership;
 mod sender;
 
 pub use breaker::{Backoff, Breaker, BreakerState, Gate};
-pub use clock::{Clock, Environment, SystemClock};
+pub use clock::{Clock, Environment, Random};
 pub use health::Health;
 pub use outcome::Outcomes;
 pub use ownership::{InFlight, Ownership, Token};

@@ -30,8 +30,8 @@ impl World for App {
         Arc::new(rules::Rules)
     }
 
-    fn handler_problems(&self, config: &Config, _env: &Env) -> Vec<(String, String)> {
-        node::build_handlers(&config.handlers).err().unwrap_or_default()
+    fn handler_problems(&self, config: &Config, env: &Env) -> Vec<(String, String)> {
+        node::build_handlers(&config.handlers, env).err().unwrap_or_default()
     }
 
     fn demo(&self, args: crate::cli::demo::Args, env: Env) -> Result<(), Fault> {

@@ -3,6 +3,7 @@
 //! Intake stops first, so that nothing is acknowledged that is not looked after; then sends; then shards drain, commit and
 //! snapshot; the log and the store go last.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,15 +60,16 @@ impl Node {
             tracing::info!(path = %path.display(), "made a master key; keep a copy of it apart from the store's backups");
         }
         let runtime = Handle::current();
-        let (later, usable): (Vec<_>, Vec<_>) = config.handlers.iter().partition(|(_, h)| comes_later(&h.kind));
-        for (name, handler) in later {
+        let mut usable = config.handlers.clone();
+        for (name, handler) in config.handlers.iter().filter(|(_, h)| comes_later(&h.kind)) {
+            usable.remove(name);
             tracing::warn!(
                 handler = name,
                 kind = handler.kind,
                 "this kind of handler comes with a later version; what is routed there fails, and can be retried then"
             );
         }
-        let handlers = build_handlers(usable).map_err(|problems| {
+        let handlers = build_handlers(&usable, env).map_err(|problems| {
             let told: Vec<_> = problems.into_iter().map(|(_, why)| why).collect();
             Fault::new("the handlers are not configured well")
                 .because(told.join("; "))
@@ -156,15 +158,8 @@ impl Node {
 }
 
 /// The configured handlers, or what is wrong: (name, why). Reaches nobody.
-pub fn build_handlers<'c>(
-    configured: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
-) -> Result<Handlers, Vec<(String, String)>> {
-    let tables = configured.into_iter().map(|(name, HandlerConfig { kind, table })| {
-        let mut table = table.clone();
-        table.insert("kind".to_owned(), kind.clone().into());
-        (name.as_str(), table)
-    });
-    Handlers::build(tables, Arc::new(SystemLookup))
+pub fn build_handlers(configured: &BTreeMap<String, HandlerConfig>, env: &Env) -> Result<Handlers, Vec<(String, String)>> {
+    Handlers::build(configured, env, Arc::new(SystemLookup))
         .map_err(|errors| errors.into_iter().map(|e| (e.handler().to_owned(), e.to_string())).collect())
 }
 

@@ -8,7 +8,7 @@
 //! # Adding a kind
 //!
 //! 1. A folder `handlers/KIND/` (or a file, if it stays short) with a `Config` that is read from the instance's table:
-//!    `#[derive(Deserialize)] #[serde(deny_unknown_fields)]`; secrets are [`Secret`]s. What can be checked without a
+//!    `#[derive(Deserialize)] #[serde(deny_unknown_fields)]`; secrets are [`SecretRef`](crate::config::SecretRef)s. What can be checked without a
 //!    network (addresses, templates, numbers) is checked in its `build`, so that `check` finds it and no send has to.
 //! 2. [`Handler`] for it. The rules that the dispatcher leans on:
 //!    - [`Handler::prepare`] is pure: it has no side effect and everything that may differ from one call to the next (a date,
@@ -24,8 +24,8 @@
 //!    answers nonsense; `send` and `prepare` alone make no exactly-once.
 
 pub mod email;
+mod redactor;
 pub mod registry;
-mod secret;
 pub mod target;
 
 use std::time::Duration;
@@ -34,8 +34,8 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
-pub use registry::{Common, ConfigError, Context, Handlers, Instance};
-pub use secret::{Redactor, Secret};
+pub use redactor::Redactor;
+pub use registry::{Common, Context, Handlers, Instance, Problem};
 
 use crate::events::decision::{Decision, Route};
 use crate::ports::ledger::{EffectId, Planned};

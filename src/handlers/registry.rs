@@ -7,12 +7,15 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::{Guarantee, Handler, Redactor};
+use crate::config::{Env, HandlerConfig, SecretRef};
 
 /// What an instance is built with besides its own table.
 #[derive(Clone)]
 pub struct Context {
     /// Name of the instance.
     pub name: String,
+    /// Where secrets are looked up.
+    pub env: Env,
     /// How names become addresses; the system's, except in tests.
     pub lookup: Arc<dyn super::target::Lookup>,
 }
@@ -32,7 +35,7 @@ const KINDS: &[Kind] =
 const PLANNED_KINDS: &[&str] = &["jira", "slack", "shopify-transfer"];
 
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub enum Problem {
     #[error("[handlers.{name}]: kind \"{kind}\" comes with a later version; kinds that work: {works}")]
     Later { name: String, kind: String, works: String },
     #[error("[handlers.{name}]: there is no kind \"{kind}\"; kinds that work: {works}")]
@@ -66,6 +69,14 @@ pub struct Common {
     pub deadline: Duration,
     /// Organisations that may route here; empty: all.
     pub organisations: Vec<String>,
+}
+
+impl Context {
+    /// The secret behind `key` of the instance's table.
+    pub fn secret(&self, key: &str, secret: &SecretRef) -> Result<String, String> {
+        let found = secret.resolve(key, &self.env).map_err(|e| e.to_string())?;
+        Ok(found.expose().trim().to_owned())
+    }
 }
 
 impl Default for Common {
@@ -114,15 +125,17 @@ pub struct Handlers {
 
 impl Handlers {
     /// Builds every `[handlers.NAME]` table. All errors at once, so that one `check` shows all that is wrong.
-    pub fn build<'a>(
-        tables: impl IntoIterator<Item = (&'a str, toml::Table)>,
+    pub fn build(
+        configs: &BTreeMap<String, HandlerConfig>,
+        env: &Env,
         lookup: Arc<dyn super::target::Lookup>,
-    ) -> Result<Handlers, Vec<ConfigError>> {
+    ) -> Result<Handlers, Vec<Problem>> {
         install_tls();
         let mut handlers = Handlers::default();
         let mut errors = Vec::new();
-        for (name, table) in tables {
-            match build_one(table, &Context { name: name.to_owned(), lookup: lookup.clone() }) {
+        for (name, config) in configs {
+            let context = Context { name: name.clone(), env: env.clone(), lookup: lookup.clone() };
+            match build_one(config, &context) {
                 Ok(instance) => handlers.insert(instance),
                 Err(e) => errors.push(e),
             }
@@ -151,20 +164,16 @@ impl Handlers {
     }
 }
 
-fn build_one(mut table: toml::Table, context: &Context) -> Result<Instance, ConfigError> {
+fn build_one(config: &HandlerConfig, context: &Context) -> Result<Instance, Problem> {
     let name = &context.name;
-    let invalid = |reason: String| ConfigError::Invalid { name: name.clone(), reason };
+    let invalid = |reason: String| Problem::Invalid { name: name.clone(), reason };
     let works = || KINDS.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
-    let kind = match table.remove("kind") {
-        Some(toml::Value::String(kind)) => kind,
-        Some(other) => return Err(invalid(format!("kind = {other} is not text; kinds that work: {}", works()))),
-        None => return Err(invalid(format!("kind is missing; kinds that work: {}", works()))),
-    };
+    let (kind, mut table) = (config.kind.clone(), config.table.clone());
     let Some(found) = KINDS.iter().find(|k| k.name == kind) else {
         let name = name.clone();
         return Err(match PLANNED_KINDS.contains(&kind.as_str()) {
-            true => ConfigError::Later { name, kind, works: works() },
-            false => ConfigError::UnknownKind { name, kind, works: works() },
+            true => Problem::Later { name, kind, works: works() },
+            false => Problem::UnknownKind { name, kind, works: works() },
         });
     };
     let common = common(&mut table).map_err(invalid)?;
@@ -242,8 +251,13 @@ mod tests {
 
     fn build(text: &str) -> Result<Handlers, String> {
         let tables: toml::Table = toml::from_str(text).expect("toml");
-        let tables = tables.iter().map(|(k, v)| (k.as_str(), v.as_table().expect("table").clone()));
-        Handlers::build(tables, Arc::new(SystemLookup))
+        let config = |v: &toml::Value| {
+            let mut table = v.as_table().expect("table").clone();
+            let kind = table.remove("kind").and_then(|k| Some(k.as_str()?.to_owned())).expect("kind");
+            HandlerConfig { kind, table }
+        };
+        let configs = tables.iter().map(|(name, v)| (name.clone(), config(v))).collect();
+        Handlers::build(&configs, &Env::default(), Arc::new(SystemLookup))
             .map_err(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }
 

@@ -3,6 +3,7 @@
 mod api;
 mod cli;
 mod contracts;
+mod effects;
 mod engine;
 mod kafka_adapter;
 mod layering;

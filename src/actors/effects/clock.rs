@@ -1,50 +1,44 @@
 //! Time and randomness, passed in.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
 
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> DateTime<Utc>;
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
 }
 
-/// The machine's clock.
-#[derive(Debug, Clone, Copy)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> DateTime<Utc> {
-        Utc::now()
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep(duration))
-    }
-}
+/// Evenly distributed in [0, 1).
+pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
 
 #[derive(Clone)]
 pub struct Environment {
     pub clock: Arc<dyn Clock>,
-    /// Evenly distributed in [0, 1).
-    pub random: Arc<dyn Fn() -> f64 + Send + Sync>,
+    pub random: Random,
 }
 
 impl Environment {
-    /// The real ones.
-    pub fn system() -> Result<Environment, getrandom::Error> {
-        let mut seed = [0u8; 8];
-        getrandom::fill(&mut seed)?;
-        let rng = Mutex::new(SmallRng::seed_from_u64(u64::from_le_bytes(seed)));
-        let random = move || rng.lock().expect("no code panics while holding this lock").random::<f64>();
-        Ok(Environment { clock: Arc::new(SystemClock), random: Arc::new(random) })
+    /// With the timers of the runtime, and a clock and a generator of the caller's.
+    pub fn live(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static, random: Random) -> Environment {
+        Environment { clock: Arc::new(Live(now)), random }
     }
 
     pub(super) fn random(&self) -> f64 {
         (self.random)()
+    }
+}
+
+struct Live<F>(F);
+
+impl<F: Fn() -> DateTime<Utc> + Send + Sync + 'static> Clock for Live<F> {
+    fn now(&self) -> DateTime<Utc> {
+        (self.0)()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
     }
 }

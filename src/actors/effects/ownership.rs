@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::events::record::Partition;
 use crate::ports::snapshot_store::Epoch;
@@ -110,16 +110,9 @@ impl Ownership {
 
     /// Waits until nothing is under way for these partitions; false when `patience` is over. Blocks.
     pub fn drained(&self, partitions: &[Partition], patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        let mut state = self.lock();
-        while state.under_way.keys().any(|(p, _)| partitions.contains(p)) {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            state = self.ended.wait_timeout(state, left).expect("no code panics while holding this lock").0;
-        }
-        true
+        let busy = |state: &mut State| state.under_way.keys().any(|(p, _)| partitions.contains(p));
+        let waited = self.ended.wait_timeout_while(self.lock(), patience, busy);
+        !waited.expect("no code panics while holding this lock").1.timed_out()
     }
 }
 

@@ -33,7 +33,8 @@ use serde_json::Value;
 
 use self::smtp::{Encryption, Server};
 use super::registry::{duration_text, read_config};
-use super::{Context, Guarantee, Handler, Job, Secret, Verdict};
+use super::{Context, Guarantee, Handler, Job, Verdict};
+use crate::config::SecretRef;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,7 +43,7 @@ struct Config {
     from: String,
     to: Option<OneOrMore>,
     username: Option<String>,
-    password: Option<Secret>,
+    password: Option<SecretRef>,
     starttls: Option<StartTls>,
     #[serde(default = "default_timeout", deserialize_with = "duration_text")]
     timeout: Duration,
@@ -75,7 +76,7 @@ pub struct Email {
     secrets: Vec<String>,
 }
 
-pub(super) fn build(table: toml::Table, _context: &Context) -> Result<Arc<dyn Handler>, String> {
+pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Handler>, String> {
     let config: Config = read_config(table)?;
     let from = mailbox(&config.from).map_err(|e| format!("from: {e}"))?;
     let to = match config.to.clone() {
@@ -86,7 +87,7 @@ pub(super) fn build(table: toml::Table, _context: &Context) -> Result<Arc<dyn Ha
     let (credentials, secrets) = match (&config.username, &config.password) {
         (None, None) => (None, Vec::new()),
         (Some(user), Some(password)) => {
-            let password = password.resolve().map_err(|e| format!("password: {e}"))?;
+            let password = context.secret("password", password)?;
             (Some(Credentials::new(user.clone(), password.clone())), vec![password])
         }
         _ => return Err("username and password go together".to_owned()),

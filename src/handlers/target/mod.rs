@@ -35,7 +35,8 @@ pub use address::{Lookup, RefusedAddress, SystemLookup, not_public};
 use self::body::Template;
 use self::sign::SigningKey;
 use super::registry::{duration_text, read_config};
-use super::{Blame, Context, Guarantee, Handler, Job, Secret, Verdict};
+use super::{Blame, Context, Guarantee, Handler, Job, Verdict};
+use crate::config::SecretRef;
 
 /// Most of an answer that is read.
 const ANSWER_LIMIT: usize = 4096;
@@ -46,14 +47,21 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 #[serde(deny_unknown_fields)]
 struct Config {
     url: String,
-    secret: Option<Secret>,
+    secret: Option<SecretRef>,
     #[serde(default)]
-    headers: BTreeMap<String, Secret>,
+    headers: BTreeMap<String, HeaderText>,
     body: Option<Value>,
     #[serde(default = "default_timeout", deserialize_with = "duration_text")]
     timeout: Duration,
     #[serde(default)]
     allow_private_addresses: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum HeaderText {
+    Plain(String),
+    Secret(SecretRef),
 }
 
 fn default_timeout() -> Duration {
@@ -76,13 +84,13 @@ pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Han
     let key = match &config.secret {
         None => None,
         Some(secret) => {
-            let secret = secret.resolve().map_err(|e| format!("secret: {e}"))?;
+            let secret = context.secret("secret", secret)?;
             let key = SigningKey::parse(&secret)?;
             secrets.push(secret);
             Some(key)
         }
     };
-    let headers = checked_headers(&config.headers, &mut secrets)?;
+    let headers = checked_headers(&config.headers, context, &mut secrets)?;
     let template = config.body.map(Template::new).transpose()?;
     let guard = address::Guarded { lookup: context.lookup.clone(), allow_private: config.allow_private_addresses };
     let client = Client::builder()
@@ -116,7 +124,11 @@ fn checked_url(config: &Config) -> Result<Url, String> {
     Ok(url)
 }
 
-fn checked_headers(config: &BTreeMap<String, Secret>, secrets: &mut Vec<String>) -> Result<HeaderMap, String> {
+fn checked_headers(
+    config: &BTreeMap<String, HeaderText>,
+    context: &Context,
+    secrets: &mut Vec<String>,
+) -> Result<HeaderMap, String> {
     const OURS: [&str; 6] =
         ["webhook-id", "webhook-timestamp", "webhook-signature", "idempotency-key", "content-type", "content-length"];
     let mut headers = HeaderMap::new();
@@ -126,12 +138,16 @@ fn checked_headers(config: &BTreeMap<String, Secret>, secrets: &mut Vec<String>)
         if OURS.contains(&header.as_str()) || header == reqwest::header::HOST {
             return Err(format!("{} is set by Stockwarden itself", at()));
         }
-        let text = value.resolve().map_err(|e| format!("{}: {e}", at()))?;
+        let text = match value {
+            HeaderText::Plain(text) => text.clone(),
+            HeaderText::Secret(secret) => {
+                let text = context.secret(&at(), secret)?;
+                secrets.push(text.clone());
+                text
+            }
+        };
         let mut value_of = HeaderValue::from_str(&text).map_err(|_| format!("{} has characters no header may have", at()))?;
         value_of.set_sensitive(true);
-        if !matches!(value, Secret::Text(_)) {
-            secrets.push(text);
-        }
         headers.insert(header, value_of);
     }
     Ok(headers)

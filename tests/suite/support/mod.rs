@@ -2,4 +2,5 @@
 
 pub mod kafka;
 pub mod postgres;
+pub mod stand_in;
 pub mod stores;

@@ -1,0 +1,203 @@
+//! The kind `email`, against a real SMTP server that `./test` provides (scripts/smtp_sink.py).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use stockwarden::config::{Env, HandlerConfig};
+use stockwarden::events::decision::Decision;
+use stockwarden::handlers::target::SystemLookup;
+use stockwarden::handlers::{Blame, Common, Handler, Handlers, Job, Verdict};
+use stockwarden::ports::ledger::EffectState;
+use uuid::Uuid;
+
+use super::harness::{World, decision, job, planned, route, until};
+use super::tap::Tap;
+
+/// Address and folder of the server.
+fn server() -> (String, PathBuf) {
+    let get = |name: &str| {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: these tests need an SMTP server; run ./test email"))
+    };
+    (get("STOCKWARDEN_TEST_SMTP"), get("STOCKWARDEN_TEST_SMTP_DIR").into())
+}
+
+fn build(toml: &str) -> Result<Arc<dyn Handler>, String> {
+    let config = HandlerConfig { kind: "email".into(), table: toml::from_str(toml).expect("toml") };
+    let env = Env::of([("SMTP_PASSWORD", "pa55word")]);
+    let handlers = Handlers::build(&BTreeMap::from([("mail".to_owned(), config)]), &env, Arc::new(SystemLookup));
+    handlers.map(|h| h.get("mail").expect("mail").handler.clone()).map_err(|e| e[0].to_string())
+}
+
+fn handler() -> Arc<dyn Handler> {
+    let (address, _) = server();
+    build(&format!("smtp_url = \"smtp://{address}\"\nfrom = \"Stockwarden <orders@example.com>\"\ntimeout = \"10s\""))
+        .expect("handler")
+}
+
+/// An address that no other test has; `word` tells the server what to do.
+fn address(word: &str) -> String {
+    format!("{word}-{}@supplier.example", Uuid::new_v4().simple())
+}
+
+fn mail_job(decision: &Decision, to: &str) -> Job {
+    job(decision, serde_json::json!({"to": "mail", "address": to}))
+}
+
+async fn send(handler: &dyn Handler, job: &Job) -> Verdict {
+    let request = handler.prepare(job, Utc::now()).expect("request");
+    handler.send(job, &request, Utc::now()).await
+}
+
+/// Mails that the server has kept for this address.
+fn kept(to: &str) -> Vec<Vec<u8>> {
+    let (_, folder) = server();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("folder") {
+        let path = entry.expect("entry").path();
+        if path.extension().is_some_and(|e| e == "eml") {
+            let mail = std::fs::read(&path).expect("mail");
+            if String::from_utf8_lossy(&mail).contains(to) {
+                found.push(mail);
+            }
+        }
+    }
+    found
+}
+
+fn header<'a>(mail: &'a str, name: &str) -> Option<&'a str> {
+    let head = mail.split("\r\n\r\n").next()?;
+    head.split("\r\n").find_map(|l| l.strip_prefix(name)?.strip_prefix(": "))
+}
+
+#[tokio::test]
+async fn an_order_request_arrives_as_text_html_and_csv_with_a_stable_id() {
+    let (handler, to, decision) = (handler(), address("orders"), decision(1));
+    let verdict = send(&*handler, &mail_job(&decision, &to)).await;
+    assert!(matches!(&verdict, Verdict::Done { response: Some(r), .. } if r.starts_with("250")), "{verdict:?}");
+    let mails = kept(&to);
+    assert_eq!(mails.len(), 1);
+    let mail = String::from_utf8(mails[0].clone()).expect("ASCII");
+    let id = header(&mail, "Message-ID").expect("id");
+    assert!(id.len() < 70 && id.ends_with("@example.com>"), "{id}");
+    assert_eq!(header(&mail, "Auto-Submitted"), Some("auto-generated"));
+    assert_eq!(header(&mail, "In-Reply-To"), None, "the opening mail answers none");
+    assert!(header(&mail, "From").is_some_and(|f| f.contains("orders@example.com")));
+    for part in ["text/plain", "text/html", "text/csv", "attachment", "\"TB-750\""] {
+        assert!(mail.contains(part), "{part} is missing in {mail}");
+    }
+}
+
+#[tokio::test]
+async fn what_follows_on_a_proposal_is_in_its_thread() {
+    let handler = handler();
+    let (first, second) = (address("orders"), address("orders"));
+    let opening = decision(1);
+    let following = Decision { decision_id: Uuid::from_u128(2), ..opening.clone() };
+    send(&*handler, &mail_job(&opening, &first)).await;
+    send(&*handler, &mail_job(&following, &second)).await;
+    let opening = String::from_utf8(kept(&first).remove(0)).expect("ASCII");
+    let following = String::from_utf8(kept(&second).remove(0)).expect("ASCII");
+    let id = header(&opening, "Message-ID").expect("id");
+    assert_eq!((header(&following, "In-Reply-To"), header(&following, "References")), (Some(id), Some(id)));
+    assert_ne!(header(&following, "Message-ID"), Some(id));
+}
+
+#[tokio::test]
+async fn titles_from_outside_add_no_header_no_recipient_and_no_markup() {
+    let (handler, to) = (handler(), address("orders"));
+    let hostile = Decision {
+        sku: Some("=1+1\r\nBcc: victim@example.net".into()),
+        title: Some("<script>x</script>\r\n\r\nBcc: victim@example.net\r\n.\r\nMAIL FROM:<a@b.c>\r\n\u{202e}ü \u{0}".into()),
+        reason: "\r\n.\r\n<img src=x>".into(),
+        ..decision(1)
+    };
+    assert!(matches!(send(&*handler, &mail_job(&hostile, &to)).await, Verdict::Done { .. }));
+    let mails = kept(&to);
+    assert_eq!(mails.len(), 1);
+    let mail = String::from_utf8(mails[0].clone()).expect("ASCII");
+    let head = mail.split("\r\n\r\n").next().expect("head");
+    assert!(!head.split("\r\n").any(|l| l.to_ascii_lowercase().starts_with("bcc")), "{head}");
+    assert!(!mail.contains("<script>") && !mail.contains("<img"), "{mail}");
+    // The address itself is refused when it brings more than itself.
+    let bad = handler.prepare(&mail_job(&decision(1), "a@b.example\r\nBcc: victim@example.net"), Utc::now());
+    assert!(bad.is_err_and(|e| e.contains("address")));
+}
+
+#[tokio::test]
+async fn a_recipient_who_is_refused_is_permanent_and_one_who_is_deferred_is_not() {
+    let handler = handler();
+    let refused = send(&*handler, &mail_job(&decision(1), &address("reject"))).await;
+    assert!(matches!(&refused, Verdict::Permanent { reason } if reason.contains("no such mailbox")), "{refused:?}");
+    let deferred = send(&*handler, &mail_job(&decision(1), &address("defer"))).await;
+    assert!(matches!(&deferred, Verdict::Retry { blame: Blame::Effect, .. }), "{deferred:?}");
+    let gone = build("smtp_url = \"smtp://127.0.0.1:1\"\nfrom = \"a@example.com\"").expect("handler");
+    let away = send(&*gone, &mail_job(&decision(1), &address("orders"))).await;
+    assert!(matches!(&away, Verdict::Retry { blame: Blame::Target, .. }), "{away:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_before_the_message_had_no_effect() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let port = silent.local_addr().expect("address").port();
+    let toml = format!("smtp_url = \"smtp://127.0.0.1:{port}\"\nfrom = \"a@example.com\"\ntimeout = \"100ms\"");
+    let verdict = send(&*build(&toml).expect("handler"), &mail_job(&decision(1), "b@example.com")).await;
+    assert!(matches!(&verdict, Verdict::Retry { reason, .. } if reason.contains("silent")), "{verdict:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_cut_after_the_message_is_sent_again_byte_by_byte_and_marked() {
+    let (handler, to) = (handler(), address("drop-once"));
+    let world = World::new();
+    let node = world.node(Tap::default()).await;
+    node.plan(&[planned(1, "mail", &decision(1), &route(serde_json::json!({"to": "mail", "address": to})))]).await;
+    node.sender("mail", Common::default(), handler);
+    node.until(1, EffectState::Ambiguous).await;
+    world.clock.advance(Duration::from_secs(2));
+    let row = node.until(1, EffectState::Done).await;
+    assert!(row.possible_duplicate);
+    let mails = until("both are on disk", async || Some(kept(&to)).filter(|m| m.len() == 2)).await;
+    assert_eq!(mails[0], mails[1]);
+    assert_eq!(world.log.states(), ["ambiguous", "done"]);
+}
+
+#[tokio::test]
+async fn one_connection_carries_several_mails() {
+    let (handler, to) = (handler(), address("orders"));
+    for n in 1..=3 {
+        assert!(matches!(send(&*handler, &mail_job(&decision(n), &to)).await, Verdict::Done { .. }));
+    }
+    assert_eq!(kept(&to).len(), 3);
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_its_key() {
+    let from = "from = \"a@example.com\"\n";
+    for (toml, want) in [
+        ("smtp_url = \"http://mail\"", "smtp://"),
+        ("smtp_url = \"smtp://u:p@mail\"", "credentials"),
+        ("smtp_url = \"smtp://mail\"\nusername = \"u\"", "go together"),
+        ("smtp_url = \"smtp://mail\"\nusername = \"u\"\npassword = { env = \"NOT_SET\" }", "NOT_SET"),
+        ("smtp_url = \"smtps://mail\"\nstarttls = \"required\"", "starttls"),
+        ("smtp_url = \"smtp://mail\"\nto = [\"nobody\"]", "to:"),
+        ("smtp_url = \"smtp://mail\"\nsmpt = 1", "smpt"),
+    ] {
+        let refused = build(&format!("{from}{toml}")).err();
+        assert!(refused.as_ref().is_some_and(|e| e.contains(want)), "{toml}: {refused:?}");
+    }
+    let nobody = build(&format!("{from}smtp_url = \"smtp://mail\"")).expect("handler");
+    let without = nobody.prepare(&job(&decision(1), serde_json::json!({"to": "mail"})), Utc::now());
+    assert!(without.is_err_and(|e| e.contains("address")), "a mail to nobody is refused before it is sent");
+}
+
+#[tokio::test]
+async fn a_password_is_not_sent_to_a_server_that_does_not_encrypt() {
+    let (address, _) = server();
+    let toml = format!(
+        "smtp_url = \"smtp://{address}\"\nfrom = \"a@example.com\"\nusername = \"u\"\npassword = {{ env = \"SMTP_PASSWORD\" }}"
+    );
+    let verdict = send(&*build(&toml).expect("handler"), &mail_job(&decision(1), "b@example.com")).await;
+    assert!(matches!(&verdict, Verdict::Permanent { reason } if reason.contains("STARTTLS")), "{verdict:?}");
+}
