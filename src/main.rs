@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Many small messages between threads: a quarter less CPU than with the system's allocator (bench/README.md).
+/// The engine is many small messages between threads; the system's allocator is slow at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
