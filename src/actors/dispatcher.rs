@@ -132,6 +132,16 @@ impl Dispatcher {
         DispatcherState { partitions: self.ownership.held(), handlers, problem: self.health.summary() }
     }
 
+    /// Asks the senders what they are doing, also after the dispatcher has been moved.
+    pub fn states(&self) -> impl Fn() -> Vec<SenderState> + Send + Sync + 'static {
+        let senders = self.senders.clone();
+        move || senders.all().iter().map(|s| s.state()).collect()
+    }
+
+    pub fn health(&self) -> Arc<Health> {
+        self.health.clone()
+    }
+
     /// (name, problem or none), for readiness.
     pub fn readiness(&self) -> (&'static str, Option<String>) {
         ("dispatcher", self.health.summary())

@@ -5,7 +5,7 @@
 //!        ├ Commit        one transaction for all shards of the node
 //!        ├ Snapshotter   batched writes to the store
 //!        └ Clock         ticks into the log
-//! Dispatcher ─ Handler(name)   decisions through the ledger to effects
+//! Dispatcher ─ Handler(name)   a consumer of its own: decisions to effects, through the ledger
 //! ```
 //! A batch flows down from the consumer's thread and comes back through a [`batch::Scope`]. Every mailbox is bounded; what does
 //! not fit pauses its partition.

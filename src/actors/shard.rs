@@ -21,7 +21,7 @@ use super::collect::Collection;
 use super::commit::{Commit, Flush, Processed};
 use super::recovery::{Input, Recovered};
 use super::settings::EngineSettings;
-use super::shop::{CollectShop, Item, Shop, ShopBatch};
+use super::shop::{CollectShop, Item, Shop, ShopBatch, ShopShared};
 use super::snapshotter::{Save, Snapshotter};
 use super::stats::EngineStats;
 use super::supervisor::{Died, Supervisor};
@@ -214,8 +214,9 @@ impl Shard {
     ) {
         let organisation = fold.state().organisation.clone();
         let theirs = self.fold.rules(&organisation).cloned().map(Arc::new);
-        let probe = self.deps.settings.probe.clone();
-        let addr = Shop::new(name.clone(), self.partition, fold, offset, theirs, variants, probe).start();
+        let shared =
+            ShopShared { partition: self.partition, stats: self.deps.stats.clone(), probe: self.deps.settings.probe.clone() };
+        let addr = Shop::new(name.clone(), shared, fold, offset, theirs, variants).start();
         self.deps.stats.shops.add(1);
         self.shops.insert(name, ShopEntry { addr, organisation, pending: Vec::new(), dirty: false });
     }
@@ -436,6 +437,9 @@ impl Shard {
     fn settle(&mut self, outcome: Outcome, ctx: &mut Context<Self>) {
         let Some(batch) = self.current.take() else { return };
         if !outcome.deaths.is_empty() {
+            if self.mode == Mode::Live {
+                self.deps.stats.lag.add(-(batch.len() as i64));
+            }
             self.deps.supervisor.do_send(Died { partition: self.partition, deaths: outcome.deaths });
             self.phase.send_replace(Phase::Recovering);
             ctx.stop();
@@ -456,6 +460,7 @@ impl Shard {
             self.deps.stats.dead_letters.add(outcome.unreadable.len() as u64);
             self.uncommitted.push_back(batch.next_offset);
             self.deps.commit.do_send(Processed { partition: self.partition, next_offset: batch.next_offset, records });
+            self.deps.stats.lag.add(-(batch.len() as i64));
             self.queue_gate.leave(self.partition, &*self.deps.consumer);
         }
         self.applied = batch.next_offset;
@@ -541,7 +546,7 @@ impl Shard {
 
     /// One step of a drain; every event on the way calls it again.
     fn drain(&mut self, ctx: &mut Context<Self>) {
-        self.queue.clear();
+        self.deps.stats.lag.add(-self.queue.drain(..).map(|b| b.len() as i64).sum::<i64>());
         if self.committed < self.applied && !self.uncommitted.is_empty() {
             self.deps.commit.do_send(Flush);
             return;
@@ -603,6 +608,8 @@ impl Actor for Shard {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.deps.stats.shops.add(-(self.shops.len() as i64));
+        let unapplied = self.queue.iter().chain(&self.current).filter(|_| self.mode == Mode::Live).map(|b| b.len() as i64);
+        self.deps.stats.lag.add(-unapplied.sum::<i64>());
     }
 }
 
@@ -614,6 +621,7 @@ impl Handler<Deliver> for Shard {
             self.queue_gate.leave(self.partition, &*self.deps.consumer);
             return;
         }
+        self.deps.stats.lag.add(batch.len() as i64);
         self.queue.push_back(batch);
         self.step(ctx);
     }

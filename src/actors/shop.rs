@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::batch::{Death, Scope, panic_message};
 use super::collect::Collection;
 use super::settings::FaultProbe;
+use super::stats::EngineStats;
 use super::variant::{self, Apply, ShopContext, Step, Variant};
 use crate::domain::rules::RuleSet;
 use crate::domain::shop::{Shop as ShopFold, Steps, Work};
@@ -87,9 +88,16 @@ struct Child {
     dirty: bool,
 }
 
+/// What a shop has from its shard.
+pub struct ShopShared {
+    pub partition: Partition,
+    pub stats: Arc<EngineStats>,
+    pub probe: Option<FaultProbe>,
+}
+
 pub struct Shop {
     name: Arc<str>,
-    partition: Partition,
+    shared: ShopShared,
     fold: ShopFold,
     theirs: Option<Arc<RuleSet>>,
     context: Arc<ShopContext>,
@@ -104,7 +112,6 @@ pub struct Shop {
     collected: Offset,
     /// Offset under way, for the report of a death.
     current: Offset,
-    probe: Option<FaultProbe>,
 }
 
 /// Messages besides queries: one batch and one collection are under way at most.
@@ -113,24 +120,23 @@ const MAILBOX: usize = 16;
 impl Shop {
     pub fn new(
         name: Arc<str>,
-        partition: Partition,
+        shared: ShopShared,
         fold: ShopFold,
         last: Offset,
         theirs: Option<Arc<RuleSet>>,
         variants: Vec<(VariantId, VariantState)>,
-        probe: Option<FaultProbe>,
     ) -> Shop {
         let context = ShopContext::new(
             name.clone(),
             &fold.state().organisation,
-            partition,
+            shared.partition,
             theirs.as_deref(),
             fold.own_rules(),
-            probe.clone(),
+            shared.probe.clone(),
         );
         let mut shop = Shop {
             name,
-            partition,
+            shared,
             fold,
             theirs,
             context,
@@ -141,8 +147,8 @@ impl Shop {
             last,
             collected: last,
             current: -1,
-            probe,
         };
+        shop.shared.stats.variants.add(variants.len() as i64);
         for (id, state) in variants {
             let info = shop.fold.product(state.product).map(|p| p.info.clone()).unwrap_or_default();
             let addr = Variant::new(id, shop.context.clone(), info, state).start();
@@ -215,10 +221,10 @@ impl Shop {
         self.context = ShopContext::new(
             self.name.clone(),
             &self.fold.state().organisation,
-            self.partition,
+            self.shared.partition,
             self.theirs.as_deref(),
             self.fold.own_rules(),
-            self.probe.clone(),
+            self.shared.probe.clone(),
         );
         self.context_version += 1;
     }
@@ -230,6 +236,7 @@ impl Shop {
                 let Step::Work(Work::Product(product, info)) = &step else { return };
                 let actor = Variant::new(variant, self.context.clone(), info.clone(), VariantState::new(*product));
                 let child = Child { addr: actor.start(), steps: SmallVec::new(), context: self.context_version, dirty: false };
+                self.shared.stats.variants.add(1);
                 self.children.entry(variant).or_insert(child)
             }
         };
@@ -280,6 +287,10 @@ impl Actor for Shop {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.shared.stats.variants.add(-(self.children.len() as i64));
     }
 }
 

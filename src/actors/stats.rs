@@ -65,6 +65,10 @@ pub struct EngineStats {
     pub rebuilds: Counter,
     pub quarantines: Counter,
     pub shops: Gauge,
+    /// Live variant actors.
+    pub variants: Gauge,
+    /// Facts delivered and not applied yet.
+    pub lag: Gauge,
     /// The last few decisions, newest last.
     recent: Mutex<Vec<Decision>>,
 }

@@ -186,7 +186,7 @@ fn each(log: &dyn EventLog, mut visit: impl FnMut(Letter) -> Result<(), AdminErr
 }
 
 fn one(log: &dyn EventLog, at: Position) -> Result<Letter, AdminError> {
-    let found = record_at(log, Topic::DeadLetters, at, |record| Letter::read(record))?;
+    let found = record_at(log, Topic::DeadLetters, at, Letter::read)?;
     found.flatten().ok_or_else(|| {
         AdminError::refused(
             Refusal::NotFound,

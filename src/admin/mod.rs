@@ -18,6 +18,7 @@ mod topics;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use serde_json::Value;
 
 pub use command::{Command, RetrySelection, ShopAdd, TailFrom};
@@ -89,6 +90,13 @@ impl Admin {
     /// As [`Admin::execute`], in the form that goes through the control socket.
     pub async fn answer(&self, command: Command) -> Reply {
         self.execute(command).await.into()
+    }
+
+    /// As [`Admin::answer`], JSON in, JSON out; what the control socket serves. An error says that the JSON is no command.
+    pub async fn answer_json(&self, command: Value) -> Result<Value, String> {
+        let command = Command::deserialize(command)
+            .map_err(|_| format!("this node (version {}) does not know the command", env!("CARGO_PKG_VERSION")))?;
+        serde_json::to_value(self.answer(command).await).map_err(|e| e.to_string())
     }
 
     fn now(&self) -> DateTime<Utc> {

@@ -8,7 +8,7 @@ mod body;
 mod boundary;
 pub mod control;
 mod params;
-pub mod probes;
+mod probes;
 pub mod problem;
 mod queries;
 mod server;
@@ -29,37 +29,12 @@ pub use control::{ControlHandler, serve_control};
 pub use probes::Probe;
 pub use server::Server;
 
+pub use crate::config::NodeRole;
 use crate::events::time::Millis;
 use crate::ports::{EventLog, Queries, Registry};
 use crate::telemetry::metrics::{HttpMetrics, Metrics};
 use crate::vault::Vault;
 use problem::{Kind, Problem};
-
-/// What a node does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NodeRole {
-    Ingest,
-    Shards,
-    Handlers,
-    Api,
-}
-
-impl NodeRole {
-    pub const ALL: [NodeRole; 4] = [NodeRole::Ingest, NodeRole::Shards, NodeRole::Handlers, NodeRole::Api];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            NodeRole::Ingest => "ingest",
-            NodeRole::Shards => "shards",
-            NodeRole::Handlers => "handlers",
-            NodeRole::Api => "api",
-        }
-    }
-
-    pub fn parse(s: &str) -> Option<NodeRole> {
-        NodeRole::ALL.into_iter().find(|r| r.as_str() == s)
-    }
-}
 
 /// Bounds (DESIGN §7.9).
 #[derive(Debug, Clone)]

@@ -97,7 +97,7 @@ async fn dependencies(world: &dyn World, config: &Config, env: &Env, within: Dur
     let silent = Out::new(true);
     let asked = async {
         let session = Session::connect(world, config, env, silent, Purpose::Check).await?;
-        if let Session::There { socket, .. } = &session {
+        if let Session::There { socket } = &session {
             found.ok("node", format!("running; answers at {}", socket.display()));
         }
         session.run(Command::Status).await

@@ -4,6 +4,7 @@
 
 mod check;
 mod dead_letters;
+pub mod demo;
 mod fault;
 mod org;
 mod output;
@@ -11,6 +12,7 @@ mod rules;
 mod serve;
 mod session;
 mod shop;
+mod simulate;
 mod token;
 mod topics;
 mod world;
@@ -60,6 +62,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Everything on this machine: simulated shops, a node, stand-ins for what it orders from
+    Demo(demo::Args),
+    /// Load as many shops would make it, to HTTP or straight to the log
+    Simulate(simulate::SimulateArgs),
     /// Run a node
     Serve(serve::Args),
     /// Check the configuration, reach every dependency, say what is wrong and how to mend it
@@ -84,6 +90,9 @@ enum Verb {
     Topics(topics::Verb),
 }
 
+/// How long the log may take to answer.
+const PREPARING: Duration = Duration::from_secs(15);
+
 /// What every verb is given.
 pub struct Context<'w> {
     pub world: &'w dyn World,
@@ -103,8 +112,6 @@ pub fn main(world: &dyn World) -> ExitCode {
             return ExitCode::from(u8::try_from(code).unwrap_or(FAILED));
         }
     };
-    // Of several TLS providers in the tree none is the default until somebody says so; a second call changes nothing.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let out = Out::new(cli.json);
     match run(world, cli, out) {
         Ok(code) => ExitCode::from(code),
@@ -132,6 +139,7 @@ fn run(world: &dyn World, cli: Cli, out: Out) -> Result<u8, Fault> {
     let context = Context { world, config, env, out };
     match cli.verb {
         Verb::Serve(args) => serve::run(context, &args).map(|()| DONE),
+        Verb::Demo(args) => world.demo(args, context.env).map(|()| DONE),
         other => asynchronously(dispatch(&context, other)),
     }
 }
@@ -144,7 +152,23 @@ async fn dispatch(context: &Context<'_>, verb: Verb) -> Result<u8, Fault> {
         Verb::Token(verb) => token::run(context, verb).await,
         Verb::DeadLetters(verb) => dead_letters::run(context, verb).await,
         Verb::Topics(verb) => topics::run(context, verb).await,
-        Verb::Serve(_) | Verb::Check(_) => unreachable!("they were run before, outside of a runtime"),
+        Verb::Simulate(args) => {
+            let open = async || {
+                let ports = context
+                    .world
+                    .open(&context.config, &context.env)
+                    .await
+                    .map_err(|f| anyhow::anyhow!("{}: {}", f.what, f.cause.unwrap_or_default()))?;
+                let log = ports.log.clone();
+                tokio::task::spawn_blocking(move || log.prepare(PREPARING)).await??;
+                Ok(ports.log)
+            };
+            let clean = simulate::run(args, context.out.is_json(), open).await;
+            clean
+                .map_err(|e| Fault::new("the simulation did not end well").because(format!("{e:#}")))
+                .map(|clean| if clean { DONE } else { FAILED })
+        }
+        Verb::Serve(_) | Verb::Demo(_) | Verb::Check(_) => unreachable!("they were run before, outside of a runtime"),
     }
 }
 

@@ -13,7 +13,8 @@ use super::output::Out;
 use super::world::World;
 use super::{Context, Fault};
 use crate::admin::{Admin, Command, Reply};
-use crate::config::{Config, Env, master_key};
+use crate::api::control::{self, ControlError};
+use crate::config::{Config, Env, LogKind, master_key};
 
 /// A command that scans a large log takes its time.
 const ANSWER: Duration = Duration::from_secs(300);
@@ -33,7 +34,7 @@ pub enum Purpose {
 
 pub enum Session {
     Here(Box<Admin>),
-    There { client: reqwest::Client, socket: PathBuf },
+    There { socket: PathBuf },
 }
 
 impl Session {
@@ -42,23 +43,27 @@ impl Session {
     }
 
     pub async fn connect(world: &dyn World, config: &Config, env: &Env, out: Out, purpose: Purpose) -> Result<Session, Fault> {
-        if let Some(session) = Session::there(config).await? {
-            return Ok(session);
-        }
-        match Session::here(world, config, env, out, purpose).await {
-            Ok(session) => Ok(session),
-            // Somebody may hold the folder and be about to listen. Otherwise the first error says what is wrong.
-            Err(fault) if config.is_local() && config.log_dir().join("lock").exists() => {
-                let until = Instant::now() + if owned(&config.log_dir()) { STARTING } else { Duration::ZERO };
-                while Instant::now() < until {
-                    if let Some(session) = Session::there(config).await? {
-                        return Ok(session);
-                    }
-                    tokio::time::sleep(BETWEEN_TRIES).await;
-                }
-                Err(fault)
+        let until = Instant::now() + STARTING;
+        let mut was_free = false;
+        loop {
+            if let Some(session) = Session::there(config).await? {
+                return Ok(session);
             }
-            Err(fault) => Err(fault),
+            let fault = match Session::here(world, config, env, out, purpose).await {
+                Ok(session) => return Ok(session),
+                Err(fault) => fault,
+            };
+            // Somebody may hold the folder and be about to listen, or to let go. Otherwise the error says what is wrong.
+            if config.log.kind != LogKind::Embedded || Instant::now() >= until {
+                return Err(fault);
+            }
+            if owned(&config.log_dir()) {
+                tokio::time::sleep(BETWEEN_TRIES).await;
+            } else if was_free {
+                return Err(fault);
+            } else {
+                was_free = true;
+            }
         }
     }
 
@@ -78,9 +83,7 @@ impl Session {
             // No socket, or one that a dead process left behind.
             Err(_) => return Ok(None),
         }
-        let client = reqwest::Client::builder().unix_socket(socket.clone()).timeout(ANSWER).build();
-        let client = client.map_err(|e| Fault::new("cannot make an HTTP client").because(e.to_string()))?;
-        Ok(Some(Session::There { client, socket }))
+        Ok(Some(Session::There { socket }))
     }
 
     async fn here(world: &dyn World, config: &Config, env: &Env, out: Out, purpose: Purpose) -> Result<Session, Fault> {
@@ -108,7 +111,7 @@ impl Session {
     pub async fn run(&self, command: Command) -> Result<Value, Fault> {
         match self {
             Session::Here(admin) => Ok(admin.execute(command).await?),
-            Session::There { client, socket } => ask(client, socket, &command).await,
+            Session::There { socket } => ask(socket, &command).await,
         }
     }
 }
@@ -119,30 +122,19 @@ fn owned(log_dir: &Path) -> bool {
     lock.is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
 }
 
-async fn ask(client: &reqwest::Client, socket: &Path, command: &Command) -> Result<Value, Fault> {
-    let lost = |e: reqwest::Error| {
-        // The error's own text is a chain without its causes.
-        let mut causes = e.to_string();
-        let mut cause = std::error::Error::source(&e);
-        while let Some(c) = cause {
-            causes.push_str(&format!(": {c}"));
-            cause = c.source();
-        }
-        Fault::new(format!("the node at {} gave no answer", socket.display()))
-            .because(causes)
-            .mend("it may have performed the command; look before repeating it, repeating is safe")
-    };
-    let response = client.post("http://control/control").json(command).send().await.map_err(lost)?;
-    let status = response.status();
-    let body = response.bytes().await.map_err(lost)?;
-    match serde_json::from_slice::<Reply>(&body) {
+async fn ask(socket: &Path, command: &Command) -> Result<Value, Fault> {
+    let command = serde_json::to_value(command).map_err(|e| Fault::new("the command has no JSON form").because(e.to_string()))?;
+    let answer = control::call(socket, &command, ANSWER).await.map_err(|e| match e {
+        ControlError::Nobody { .. } => Fault::new(e.to_string()).mend("the node has just ended; repeat the command"),
+        ControlError::NoAnswer { .. } => Fault::new(e.to_string())
+            .mend("it may have performed the command; repeating it is safe, but for token create: look at token list first"),
+        ControlError::Failed(_) => Fault::new(e.to_string()).mend("is the node of the same version? stockwarden --version"),
+    })?;
+    match serde_json::from_value(answer) {
         Ok(Reply::Done(value)) => Ok(value),
         Ok(Reply::Failed { message, mend }) => Err(Fault { mend, ..Fault::new(message) }),
-        Err(_) => {
-            // Problem details: the command did not get as far as being performed.
-            let detail = serde_json::from_slice::<Value>(&body).ok().and_then(|v| v["detail"].as_str().map(str::to_owned));
-            Err(Fault::new(detail.unwrap_or_else(|| format!("the node answered {status}")))
-                .mend("is the node of the same version as this program? stockwarden --version"))
-        }
+        Err(e) => Err(Fault::new("the node's answer makes no sense to this program")
+            .because(e.to_string())
+            .mend("is the node of the same version? stockwarden --version")),
     }
 }

@@ -26,6 +26,9 @@ pub trait World: Sync {
     /// What is wrong with the configured handlers: (name, what). Reaches nobody.
     fn handler_problems(&self, config: &Config, env: &Env) -> Vec<(String, String)>;
 
+    /// Runs the demo until it is told to stop; starts its own runtime.
+    fn demo(&self, args: super::demo::Args, env: Env) -> Result<(), Fault>;
+
     /// Runs a node until it is told to stop; starts its own runtime.
     fn serve(&self, config: Config, env: Env) -> Result<(), Fault>;
 }

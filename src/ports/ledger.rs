@@ -122,9 +122,6 @@ pub struct EffectFilter {
     pub limit: i64,
 }
 
-/// (handler, state, rows)
-pub type EffectCount = (String, EffectState, i64);
-
 pub trait Ledger: Send + Sync + 'static {
     /// Takes ownership of a decisions partition for dispatching.
     fn acquire_dispatch_epoch<'a>(&'a self, partition: Partition, node: &'a str) -> BoxFuture<'a, Result<Epoch, StoreError>>;
@@ -160,5 +157,5 @@ pub trait Ledger: Send + Sync + 'static {
 
     fn list(&self, filter: EffectFilter) -> BoxFuture<'_, Result<Vec<Effect>, StoreError>>;
 
-    fn counts(&self) -> BoxFuture<'_, Result<Vec<EffectCount>, StoreError>>;
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<Count>, StoreError>>;
 }

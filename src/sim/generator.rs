@@ -312,7 +312,7 @@ impl Simulation {
         self.reorder(index);
         let f = self.settings.faults;
         if self.rng.random_bool(f.returns) {
-            let after: f64 = self.lead.sample(&mut self.rng) * 1.5;
+            let after: f64 = self.lead.sample(&mut self.rng) * 0.5;
             self.plan(after, Event::Return { level: index, units: 1 });
         }
         if self.rng.random_bool(f.product_updates) {
@@ -347,7 +347,7 @@ impl Simulation {
         if let Some(held) = self.merging.remove(&index) {
             for mut earlier in held {
                 earlier.body.clone_from(&delivery.body);
-                earlier.due = self.now;
+                earlier.due = delivery.due;
                 self.ready.push_back(earlier);
             }
         }
@@ -417,7 +417,7 @@ impl Simulation {
             webhook_id: uuid::Builder::from_random_bytes(self.rng.random()).into_uuid(),
             event_id: uuid::Builder::from_random_bytes(self.rng.random()).into_uuid(),
             triggered_at: at,
-            due: self.now,
+            due: at.max(self.now),
             phase,
             body,
             cause,
@@ -474,7 +474,7 @@ impl Simulation {
             }
             Event::LateDelivery(key) => {
                 if let Some(mut delivery) = self.late.remove(&key) {
-                    delivery.due = self.now;
+                    delivery.due = self.now.max(self.last_trigger);
                     self.ready.push_back(delivery);
                 }
             }

@@ -1,9 +1,11 @@
 //! One program for all tests that need more than a module: port contracts, the binary as a black box, faults.
 
+mod api;
 mod cli;
 mod contracts;
 mod effects;
 mod engine;
 mod kafka_adapter;
 mod layering;
+mod reference;
 mod support;

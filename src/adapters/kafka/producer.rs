@@ -52,11 +52,11 @@ impl Appender {
         let (call, reports) = Call::new(records.len());
         for (index, record) in records.iter().enumerate() {
             let mark = Box::new(Mark { call: call.clone(), index });
-            live.producer.send(to_base(&self.settings, record, mark)).map_err(|(e, r)| {
+            live.producer.send(to_base(&self.settings, record, mark)).map_err(|(e, _)| {
                 if e.rdkafka_error_code() == Some(Code::Fatal) {
                     live.dead.store(true, Ordering::Release);
                 }
-                refused(&e, r.delivery_opaque.call.size(record))
+                refused(&e, size(record))
             })?;
         }
         Ok(reports)
@@ -142,10 +142,6 @@ impl Call {
         let unknown = Position { partition: -1, offset: -1 };
         let state = CallState { positions: vec![unknown; records], left: records, failed: None, done: Some(done) };
         (Arc::new(Call { state: Mutex::new(state) }), reports)
-    }
-
-    fn size(&self, record: &NewRecord) -> usize {
-        size(record)
     }
 
     fn report(&self, index: usize, result: Result<Position, LogError>) {

@@ -120,6 +120,11 @@ impl KafkaSettings {
         for (key, value) in role.tuning() {
             c.set(*key, *value);
         }
+        if matches!(role, Role::Member { .. }) && !self.kip_848() {
+            // Members hear of a rebalance with their heartbeat; every handover waits for two. With the new group
+            // protocol the broker says how often.
+            c.set("heartbeat.interval.ms", "1000");
+        }
         for (key, value) in &self.properties {
             c.set(key, value);
         }

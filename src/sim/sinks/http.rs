@@ -39,6 +39,7 @@ pub struct HttpSink {
     url: Url,
     secret_of: Box<dyn Fn(&str) -> String + Send + Sync>,
     max_in_flight: usize,
+    timeout: Duration,
 }
 
 /// A delivery's way from the permit to the tally.
@@ -67,14 +68,18 @@ impl HttpSink {
         // reqwest comes without a TLS provider of its own; whoever installed one before us chose well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
-            .timeout(TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(max_in_flight)
             .no_proxy()
             .build()
             .map_err(|e| HttpSinkError::Client(e.to_string()))?;
-        Ok(HttpSink { client, url, secret_of: Box::new(secret_of), max_in_flight: max_in_flight.max(1) })
+        Ok(HttpSink { client, url, secret_of: Box::new(secret_of), max_in_flight: max_in_flight.max(1), timeout: TIMEOUT })
+    }
+
+    /// Another patience than Shopify's.
+    pub fn with_timeout(self, timeout: Duration) -> HttpSink {
+        HttpSink { timeout, ..self }
     }
 
     /// Sends all deliveries on schedule. Past the bound of unanswered ones a due delivery is skipped and counted.
@@ -162,6 +167,7 @@ impl HttpSink {
         let request = self
             .client
             .post(self.url.clone())
+            .timeout(self.timeout)
             .header("Content-Type", "application/json")
             .header("X-Shopify-Topic", delivery.topic.as_str())
             .header("X-Shopify-Hmac-Sha256", shopify_signature(secret, &delivery.body))

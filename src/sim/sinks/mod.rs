@@ -6,6 +6,8 @@
 mod http;
 mod log;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

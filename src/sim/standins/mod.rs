@@ -10,7 +10,10 @@ pub use target::{Received, TargetStandIn};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 /// A line without its end; `None` at the end of the stream. Longer lines than `limit` are an error.
-async fn read_line<R: AsyncRead + Unpin>(stream: &mut BufReader<R>, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
+pub(in crate::sim) async fn read_line<R: AsyncRead + Unpin>(
+    stream: &mut BufReader<R>,
+    limit: usize,
+) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     loop {
         let part = stream.fill_buf().await?;

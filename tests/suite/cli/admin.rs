@@ -160,7 +160,7 @@ fn a_dead_letter_is_shown_and_goes_back_with_its_key_and_its_headers() {
         headers: vec![("x-shopify-topic", b"inventory_levels/update".to_vec())],
         value: Some(body.to_vec()),
     };
-    let at = futures::executor::block_on(log.append(vec![fact])).expect("appended")[0];
+    let at = super::block_on(log.append(vec![fact])).expect("appended")[0];
     let stood = Origin { topic: "stock-facts".into(), partition: Some(at.partition), offset: Some(at.offset) };
     let came = Origin { topic: "webhooks/shopify".into(), partition: None, offset: None };
     let why = Unreadable::new(Reason::WrongType, "available is text");
@@ -176,7 +176,7 @@ fn a_dead_letter_is_shown_and_goes_back_with_its_key_and_its_headers() {
         ),
     ];
     let records = letters.map(|l| l.into_record(Some(SHOP.into()), Some(at.partition))).to_vec();
-    futures::executor::block_on(log.append(records)).expect("appended");
+    super::block_on(log.append(records)).expect("appended");
     drop(log);
 
     let list = home.json(&["dead-letters", "list"]);

@@ -1,7 +1,6 @@
 //! Commands while another process owns `data_dir`, and what a failure half-way leaves.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use serde_json::Value;
 use stockwarden::adapters::embedded::log::EmbeddedLog;
 use stockwarden::adapters::embedded::sqlite::SqliteStore;
 use stockwarden::admin::{Admin, Command, RuleChecker, RuleProblem, ShopAdd};
+use stockwarden::api::{ControlHandler, serve_control};
 use stockwarden::events::record::{NewRecord, Offset, Partition, Position, Topic};
 use stockwarden::ports::event_log::{Group, GroupHandle, GroupSink, PartitionReader, TransactionalWriter};
 use stockwarden::ports::registry::ShopKind;
@@ -39,46 +39,21 @@ async fn admin(home: &Home, log: Arc<dyn EventLog>) -> Admin {
     Admin::new(log, Arc::new(store), vault, Arc::new(Utc::now), Arc::new(AnyRules), Vec::new())
 }
 
-/// Answers commands at the control socket until `requests` were served.
-fn serve(admin: Admin, listener: UnixListener, requests: usize) {
-    let runtime = runtime();
-    let mut served = 0;
-    while served < requests {
-        let (mut stream, _) = listener.accept().expect("a caller");
-        let mut request = Vec::new();
-        let body = loop {
-            let mut part = [0; 4096];
-            match stream.read(&mut part).expect("read") {
-                // Somebody only looked whether anyone is there.
-                0 => break None,
-                n => request.extend_from_slice(&part[..n]),
-            }
-            let text = String::from_utf8_lossy(&request).into_owned();
-            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-            assert!(head.starts_with("POST /control HTTP/1.1"), "{head}");
-            let length = head.lines().find_map(|l| l.to_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
-            if Some(body.len()) == length {
-                break Some(body.to_owned());
-            }
-        };
-        let Some(body) = body else { continue };
-        let command: Command = serde_json::from_str(&body).expect("a command");
-        let reply = serde_json::to_string(&runtime.block_on(admin.answer(command))).expect("json");
-        write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{reply}", reply.len())
-            .expect("written");
-        served += 1;
-    }
-}
-
 #[test]
 fn a_command_goes_through_the_process_that_owns_the_folder() {
     let home = Home::new().with("S", "shpss_first");
     let log = home.log();
     let run = home.run(&["rules", "check", "/dev/null"]);
     assert_eq!(run.code, 0, "a check needs no log: {run:?}");
-    let listener = UnixListener::bind(home.data().join("control.sock")).expect("a socket");
-    let admin = runtime().block_on(admin(&home, log.clone()));
-    let server = std::thread::spawn(move || serve(admin, listener, 4));
+    let runtime = runtime();
+    let server = runtime.block_on(async {
+        let admin = Arc::new(admin(&home, log.clone()).await);
+        let handler: ControlHandler = Arc::new(move |command| {
+            let admin = admin.clone();
+            Box::pin(async move { admin.answer_json(command).await })
+        });
+        serve_control(&home.data().join("control.sock"), handler).expect("it listens")
+    });
 
     let added = home.json(&["shop", "add", "a.myshopify.com", "--webhook-secret-env", "S"]);
     assert_eq!(added["added"], true);
@@ -90,10 +65,13 @@ fn a_command_goes_through_the_process_that_owns_the_folder() {
         run.err.starts_with("error: there is no shop \"b.myshopify.com\"; did you mean \"a.myshopify.com\"?\nmend:"),
         "{run:?}"
     );
-    server.join().expect("the server ends well");
+    let run = home.run(&["check"]);
+    assert!(run.code == 0 && run.out.contains("running; answers at "), "{run:?}");
+    assert_eq!(std::fs::metadata(home.data().join("control.sock")).expect("it").permissions().mode() & 0o777, 0o600);
+    runtime.block_on(server.stop());
     assert!(!home.data().join("master.key").exists(), "only who opens the store makes a key");
 
-    // The process is gone but for its socket and its lock, then altogether.
+    // The process is gone: the next command opens the log itself.
     drop(log);
     assert_eq!(home.records("facts", &[]).len(), 1);
 }

@@ -352,7 +352,7 @@ async fn an_absent_server_is_named_within_the_bound_and_the_password_is_not() {
 async fn a_database_that_does_not_exist_is_a_matter_of_configuration() {
     let database = crate::support::postgres::Database::create().await;
     let url = database.url.clone();
-    database.drop().await;
+    database.remove().await;
     let error = PostgresStore::connect(&url, Duration::from_secs(20)).await.err().expect("no such database");
     assert!(matches!(&error, StoreError::Misconfigured(m) if m.contains("create the database")), "{error}");
 }

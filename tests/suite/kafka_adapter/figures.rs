@@ -7,12 +7,12 @@ use stockwarden::ports::event_log::{EventLog, Group};
 
 use super::node::{Member, Told};
 use super::{block_on, fact, record};
-use crate::support::kafka::{fresh_settings, open};
+use crate::support::kafka::fresh_log;
 
 #[test]
 #[ignore = "a measurement"]
 fn latency_of_a_transaction_of_20_records_and_8_offsets() {
-    let log = open(&fresh_settings(8));
+    let log = fresh_log(8);
     let member = Member::join(&log, Group::Shards, Topic::Facts);
     member.assigned(8);
     let mut writer = log.writer(member.handle.clone()).expect("writer");
@@ -33,7 +33,7 @@ fn latency_of_a_transaction_of_20_records_and_8_offsets() {
 #[test]
 #[ignore = "a measurement"]
 fn records_a_second_from_the_broker_into_batches() {
-    let log = open(&fresh_settings(8));
+    let log = fresh_log(8);
     let all = 1_000_000;
     let begun = Instant::now();
     block_on(async {

@@ -9,11 +9,11 @@ use stockwarden::ports::event_log::{EventLog, Group, LogError};
 
 use super::node::{Member, Node, Told};
 use super::{block_on, fact, until, values};
-use crate::support::kafka::{fresh_settings, open};
+use crate::support::kafka::{fresh_log, fresh_settings, open};
 
 #[test]
 fn a_partition_is_silent_until_started_and_then_delivers_from_where_it_was_told() {
-    let log = open(&fresh_settings(1));
+    let log = fresh_log(1);
     block_on(log.append((0..100).map(|i| fact(0, i.to_string())).collect())).expect("appended");
     let member = Member::join(&log, Group::Shards, Topic::Facts);
     let assigned = member.assigned(1);
@@ -51,7 +51,7 @@ fn commits_of_the_dispatcher_are_found_by_the_next_member_and_none_is_reported_a
 
 #[test]
 fn refused_batches_are_offered_again_and_no_record_is_lost_or_doubled_under_stress() {
-    let log = open(&fresh_settings(3));
+    let log = fresh_log(3);
     let each = 40_000;
     for _ in 0..each / 1_000 {
         let records = (0..3_000).map(|i| fact(i % 3, vec![b'x'; 100])).collect();
@@ -82,7 +82,7 @@ fn refused_batches_are_offered_again_and_no_record_is_lost_or_doubled_under_stre
 
 #[test]
 fn the_next_offset_reaches_past_transaction_markers() {
-    let log = open(&fresh_settings(1));
+    let log = fresh_log(1);
     let member = Member::join(&log, Group::Shards, Topic::Facts);
     member.assigned(1);
     member.handle.start(0, 0);
@@ -149,7 +149,7 @@ fn the_new_group_protocol_does_the_same_and_properties_it_refuses_are_only_a_war
 
 #[test]
 fn a_member_whose_handle_is_dropped_leaves_its_partitions_to_others() {
-    let log = open(&fresh_settings(2));
+    let log = fresh_log(2);
     let first = Member::join(&log, Group::Shards, Topic::Facts);
     first.assigned(2);
     let Member { handle, told, .. } = first;

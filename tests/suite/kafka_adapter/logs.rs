@@ -10,7 +10,7 @@ use stockwarden::ports::event_log::{EventLog, Group, LogError};
 
 use super::node::{Member, Told};
 use super::{PATIENCE, block_on, fact, values, wire};
-use crate::support::kafka::{broker, fresh_settings, open};
+use crate::support::kafka::{broker, fresh_log, fresh_settings, open};
 
 /// A producer that is none of ours, for what ours would never do.
 pub fn foreign(id: &str) -> BaseProducer {
@@ -23,7 +23,7 @@ pub fn foreign(id: &str) -> BaseProducer {
 
 #[test]
 fn an_append_gives_the_position_of_each_record_in_the_order_of_the_call() {
-    let log = open(&fresh_settings(3));
+    let log = fresh_log(3);
     let records: Vec<_> = (0..3_000).map(|i| fact(i % 3, i.to_string())).collect();
     let positions = block_on(log.append(records)).expect("appended");
     for p in 0..3 {
@@ -36,7 +36,7 @@ fn an_append_gives_the_position_of_each_record_in_the_order_of_the_call() {
 
 #[test]
 fn keys_go_where_murmur2_sends_them_and_not_where_crc32_would() {
-    let log = open(&fresh_settings(16));
+    let log = fresh_log(16);
     let keys: Vec<String> = (0..64).map(|i| format!("shop-{i}.example")).collect();
     let keyed = |k: &String| NewRecord {
         topic: Topic::Facts,
@@ -55,7 +55,7 @@ fn keys_go_where_murmur2_sends_them_and_not_where_crc32_would() {
 
 #[test]
 fn a_record_is_read_back_with_key_headers_value_and_the_brokers_time() {
-    let log = open(&fresh_settings(1));
+    let log = fresh_log(1);
     let before = chrono::Utc::now().timestamp_millis();
     let big = vec![b'x'; 3 * 1024 * 1024];
     let mut first = fact(0, big.clone());
@@ -140,7 +140,7 @@ fn a_reader_ends_at_until_where_the_last_offsets_are_markers_and_aborted_records
 
 #[test]
 fn a_reader_that_overshot_goes_back_for_what_it_had_to_leave() {
-    let log = open(&fresh_settings(1));
+    let log = fresh_log(1);
     block_on(log.append((0..100).map(|i| fact(0, i.to_string())).collect())).expect("appended");
     let mut reader = log.reader(Topic::Facts, 0, 0).expect("reader");
     let mut got = Vec::new();
@@ -158,7 +158,7 @@ fn a_reader_that_overshot_goes_back_for_what_it_had_to_leave() {
 
 #[test]
 fn a_reader_of_an_offset_that_the_log_does_not_have_says_so() {
-    let log = open(&fresh_settings(1));
+    let log = fresh_log(1);
     block_on(log.append(vec![fact(0, "only")])).expect("appended");
     let mut reader = log.reader(Topic::Facts, 0, 500).expect("reader");
     let error = reader.next(501, PATIENCE).expect_err("beyond the end");

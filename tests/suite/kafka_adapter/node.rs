@@ -41,7 +41,7 @@ impl GroupSink for Teller {
 
     fn deliver(&mut self, batch: RecordBatch) -> Result<(), RecordBatch> {
         self.offered += 1;
-        if self.offered % self.takes_every != 0 {
+        if !self.offered.is_multiple_of(self.takes_every) {
             self.refused.fetch_add(1, Ordering::SeqCst);
             return Err(batch);
         }

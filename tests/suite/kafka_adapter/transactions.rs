@@ -9,7 +9,7 @@ use stockwarden::ports::event_log::{CommitError, EventLog, Group};
 use super::logs::foreign;
 use super::node::Member;
 use super::{PATIENCE, block_on, fact, record, values};
-use crate::support::kafka::{broker, fresh_settings, open};
+use crate::support::kafka::{broker, fresh_log, fresh_settings, open};
 
 #[test]
 fn an_open_transaction_is_seen_by_the_watermark_and_by_no_reader() {
@@ -31,7 +31,7 @@ fn an_open_transaction_is_seen_by_the_watermark_and_by_no_reader() {
 
 #[test]
 fn an_atomic_append_gives_positions_over_several_partitions_and_topics() {
-    let log = open(&fresh_settings(3));
+    let log = fresh_log(3);
     let records: Vec<_> = (0..3).map(|p| fact(p, "rules")).chain([record(Topic::Decisions, 1, "d")]).collect();
     let first = block_on(log.append_atomically(records.clone())).expect("appended");
     let second = block_on(log.append_atomically(records)).expect("appended");
@@ -45,7 +45,7 @@ fn an_atomic_append_gives_positions_over_several_partitions_and_topics() {
 
 #[test]
 fn records_and_offsets_come_together_and_a_commit_for_a_foreign_partition_writes_neither() {
-    let log = open(&fresh_settings(2));
+    let log = fresh_log(2);
     let member = Member::join(&log, Group::Shards, Topic::Facts);
     member.assigned(2);
     let mut writer = log.writer(member.handle.clone()).expect("writer");

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
 const VARIABLE: &str = "STOCKWARDEN_TEST_POSTGRES_URL";
 
-/// A database that exists until [`Database::drop`]; what a failed test leaves goes with the server's folder.
+/// A database that exists until [`Database::remove`]; what a failed test leaves goes with the server's folder.
 pub struct Database {
     server: PgConnectOptions,
     name: String,
@@ -33,7 +33,7 @@ impl Database {
         connect(&self.server.clone().database(&self.name)).await
     }
 
-    pub async fn drop(self) {
+    pub async fn remove(self) {
         let mut admin = connect(&self.server).await;
         admin.execute(AssertSqlSafe(format!("drop database {} with (force)", self.name))).await.expect("drop database");
         admin.close().await.expect("close");

@@ -81,7 +81,7 @@ pub fn on_postgres(test: Test) {
         let site = Site { kind: Kind::Postgres(Box::new(Database::create().await)) };
         let outcome = AssertUnwindSafe(test(&site)).catch_unwind().await;
         if let Kind::Postgres(database) = site.kind {
-            (*database).drop().await;
+            database.remove().await;
         }
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);

@@ -70,7 +70,7 @@ impl Index {
         let mut numbers =
             bytes.strip_prefix(MAGIC)?.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap_or_default()));
         let mut next = || numbers.next();
-        let fits = next()? == base && next()? == end;
+        let fits = (next()?, next()?) == (base, end);
         let slots = next()? as usize;
         if !fits || slots > layout.slots() {
             return None;

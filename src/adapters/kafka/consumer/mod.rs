@@ -170,15 +170,10 @@ impl GroupHandle for KafkaMember {
     fn leave(&self) {
         self.shared.send(Command::Leave);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match thread {
-            // From within a sink: the thread ends when the sink returns.
-            Some(thread) if thread.thread().id() == std::thread::current().id() => {}
-            Some(thread) => {
-                if thread.join().is_err() {
-                    tracing::error!("the consumer's thread panicked");
-                }
-            }
-            None => {}
+        // From within a sink there is no waiting: the thread ends when the sink returns.
+        let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) else { return };
+        if thread.join().is_err() {
+            tracing::error!("the consumer's thread panicked");
         }
     }
 

@@ -1,6 +1,6 @@
 //! One transactional producer and its thread.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -172,7 +172,12 @@ impl Transaction<'_> {
         }
     }
 
+    /// Offsets first: while the broker still ends the transaction before, librdkafka tries them again after
+    /// `retry.backoff.ms`, but the partitions of records only after a fixed 20 ms.
     fn write(&self) -> KafkaResult<()> {
+        if let Some(o) = &self.job.offsets {
+            self.retried(|left| self.producer.send_offsets_to_transaction(&o.list, &o.metadata, left))?;
+        }
         for (index, record) in self.job.records.iter().enumerate() {
             let mut base = to_base(self.settings, record, index);
             while let Err((error, back)) = self.producer.send(base) {
@@ -183,10 +188,7 @@ impl Transaction<'_> {
                 base = back;
             }
         }
-        match &self.job.offsets {
-            Some(o) => self.retried(|left| self.producer.send_offsets_to_transaction(&o.list, &o.metadata, left)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Waits in short steps; `flush` would sit out 100 ms (PITFALLS 26).
@@ -235,18 +237,27 @@ impl Transaction<'_> {
         Answer::Broken(Failure::Unknown(cause.to_string()))
     }
 
+    /// Aborting waits until librdkafka has reported each purged record, and reports are served by polling only; so
+    /// somebody else has to poll meanwhile.
     fn end(&self) -> KafkaResult<()> {
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Acquire) {
+                    self.producer.poll(STEP);
+                }
+            });
+            let result = self.abort_transaction();
+            ended.store(true, Ordering::Release);
+            result
+        })
+    }
+
+    fn abort_transaction(&self) -> KafkaResult<()> {
         loop {
             let left = self.job.last.saturating_duration_since(Instant::now());
             match self.producer.abort_transaction(left.max(STEP)) {
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && !left.is_zero() => {}
-                Ok(()) => {
-                    // Reports of purged records must not meet the next transaction.
-                    while self.producer.in_flight_count() > 0 && Instant::now() < self.job.last {
-                        self.producer.poll(STEP);
-                    }
-                    return Ok(());
-                }
                 other => return other,
             }
         }

@@ -10,6 +10,8 @@ use super::LogUnderTest;
 use super::kit::{self, A_WHILE, MAX_RECORD, PATIENCE, append, block_on, fact, facts, read_all, record, texts, values};
 
 type Factory = fn(i32) -> Box<dyn LogUnderTest>;
+/// Key, value, headers.
+type Shape = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(&'static str, Vec<u8>)>);
 
 pub fn records_come_back_in_order_with_the_positions_that_append_gave(fresh: Factory) {
     let under = fresh(3);
@@ -54,14 +56,14 @@ pub fn keys_values_and_headers_come_back_as_they_were(fresh: Factory) {
     let under = fresh(1);
     let log = under.log();
     let bytes = |b: &[u8]| Some(b.to_vec());
-    let shapes = [
+    let shapes: [Shape; 4] = [
         (None, None, vec![]),
         (bytes(b""), bytes(b""), vec![("empty", vec![])]),
         (None, bytes(b"{}"), vec![("fact", b"tick".to_vec()), ("fact", b"twice".to_vec()), ("\u{e4}", vec![0, 255])]),
         (bytes(&[0, 1, 255]), None, vec![("version", b"1".to_vec())]),
     ];
     let before = kit::now_ms();
-    let as_record = |(key, value, headers): &(Option<Vec<u8>>, Option<Vec<u8>>, Vec<(&'static str, Vec<u8>)>)| NewRecord {
+    let as_record = |(key, value, headers): &Shape| NewRecord {
         key: key.clone(),
         value: value.clone(),
         headers: headers.clone(),

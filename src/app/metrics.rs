@@ -1,0 +1,53 @@
+//! Shows what the engine counts among the node's metrics.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::actors::stats::EngineStats;
+
+/// Read at each scrape.
+pub struct EngineCollector(pub Arc<EngineStats>);
+
+impl fmt::Debug for EngineCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EngineCollector")
+    }
+}
+
+impl Collector for EngineCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let s = &self.0;
+        let counters = [
+            ("facts", "Facts applied live", s.facts.get()),
+            ("facts_replayed", "Facts folded in recovery", s.replayed.get()),
+            ("decisions", "Decisions made", s.decisions.get()),
+            ("dead_letters", "Records that could not be understood", s.dead_letters.get()),
+            ("commits", "Transactions committed", s.commits.get()),
+            ("commit_failures", "Transactions that did not commit and were sent again", s.aborts.get()),
+            ("snapshots", "Snapshots written", s.snapshots.get()),
+            ("snapshots_discarded", "Times that a partition's snapshots were discarded", s.snapshots_discarded.get()),
+            ("rebuilds", "Shards rebuilt after a death", s.rebuilds.get()),
+            ("quarantines", "Variants or facts put into quarantine", s.quarantines.get()),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let gauges = [
+            ("shops", "Shops that live on this node", s.shops.get()),
+            ("variants", "Variants that live on this node", s.variants.get()),
+            ("facts_lag", "Facts delivered to this node and not applied yet", s.lag.get()),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,263 @@
+//! A node: starts the tree in order, waits to be told to stop, stops it in the opposite order.
+//!
+//! Intake stops first, so that nothing is acknowledged that is not looked after; then sends; then shards drain, commit and
+//! snapshot; the log and the store go last.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::Utc;
+use futures::future::BoxFuture;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::Value;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::adapters::{self, Adapters, wall_clock};
+use super::metrics::EngineCollector;
+use super::rules::Rules;
+use crate::actors::Engine;
+use crate::actors::dispatcher::{Dispatcher, Parts};
+use crate::actors::effects::{Environment, Random};
+use crate::actors::settings::EngineSettings;
+use crate::actors::stats::EngineStats;
+use crate::admin::{Admin, Command};
+use crate::api::{self, ApiContext, ControlHandler, Limits, NodeRole, Probe};
+use crate::cli::Fault;
+use crate::config::{Config, Env, HandlerConfig, LogKind, master_key};
+use crate::handlers::Handlers;
+use crate::handlers::registry::comes_later;
+use crate::handlers::target::SystemLookup;
+use crate::ports::Queries;
+use crate::telemetry::metrics::Metrics;
+
+/// How long the log may take to answer at the start.
+const PREPARE: Duration = Duration::from_secs(15);
+/// How long a partition that is given up may take to drain, commit and snapshot.
+const DRAIN: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_secs(60);
+const DEATHS_UNTIL_QUARANTINE: u32 = 3;
+
+pub struct Node {
+    pub admin: Arc<Admin>,
+    pub stats: Option<Arc<EngineStats>>,
+    pub queries: Option<Arc<dyn Queries>>,
+    pub address: std::net::SocketAddr,
+    /// Why the node has to stop by itself, once it has to.
+    pub fatal: watch::Receiver<Option<String>>,
+    http: api::Server,
+    control: Option<api::Server>,
+    engine: Option<Engine>,
+    pub dispatcher: Option<Dispatcher>,
+}
+
+impl Node {
+    /// Starts everything that the node's roles need. Called inside an actix system.
+    pub async fn start(config: &Config, env: &Env) -> Result<Node, Fault> {
+        let key = master_key(config, env).map_err(|e| Fault::new("there is no usable master key").because(e.to_string()))?;
+        if let Some(path) = &key.generated {
+            tracing::info!(path = %path.display(), "made a master key; keep a copy of it apart from the store's backups");
+        }
+        let runtime = Handle::current();
+        let (later, usable): (Vec<_>, Vec<_>) = config.handlers.iter().partition(|(_, h)| comes_later(&h.kind));
+        for (name, handler) in later {
+            tracing::warn!(
+                handler = name,
+                kind = handler.kind,
+                "this kind of handler comes with a later version; what is routed there fails, and can be retried then"
+            );
+        }
+        let handlers = build_handlers(usable, env).map_err(|problems| {
+            let told: Vec<_> = problems.into_iter().map(|(_, why)| why).collect();
+            Fault::new("the handlers are not configured well")
+                .because(told.join("; "))
+                .mend("stockwarden check says the same without starting")
+        })?;
+        let adapters = adapters::open(config, env, &config.node.name).await?;
+        prepare(&adapters).await?;
+        let metrics = Arc::<Metrics>::default();
+        let has = |role| config.node.roles.contains(&role);
+        let (fatal_sender, fatal) = watch::channel(None);
+        let engine = if has(NodeRole::Shards) {
+            let on_fatal = Box::new(move |why| {
+                fatal_sender.send_replace(Some(why));
+            });
+            let started =
+                Engine::start(adapters.log.clone(), adapters.snapshots.clone(), settings(config), runtime.clone(), on_fatal)
+                    .await;
+            let engine = started.map_err(|e| Fault::new("cannot start the engine").because(e.to_string()))?;
+            metrics.register(|r| r.register_collector(Box::new(EngineCollector(engine.stats.clone()))));
+            Some(engine)
+        } else {
+            None
+        };
+        let dispatcher = if has(NodeRole::Handlers) {
+            let env = Environment::live(Utc::now, random()?);
+            let parts = Parts {
+                log: adapters.log.clone(),
+                ledger: adapters.ledger.clone(),
+                handlers,
+                env,
+                node: config.node.name.clone(),
+                runtime: runtime.clone(),
+                drain: DRAIN,
+            };
+            let started = Dispatcher::start(parts).await;
+            Some(started.map_err(|e| Fault::new("cannot start the dispatcher").because(e.to_string()))?)
+        } else {
+            None
+        };
+        let stats = engine.as_ref().map(|e| e.stats.clone());
+        let queries = engine.as_ref().map(|e| e.queries.clone() as Arc<dyn Queries>);
+        let names = config.handlers.keys().cloned().collect();
+        let admin = Arc::new(Admin::new(
+            adapters.log.clone(),
+            adapters.registry.clone(),
+            key.vault.clone(),
+            Arc::new(Utc::now),
+            Arc::new(Rules),
+            names,
+        ));
+        let context = ApiContext {
+            node: config.node.name.clone(),
+            roles: config.node.roles.clone(),
+            log: adapters.log.clone(),
+            registry: adapters.registry.clone(),
+            queries: queries.clone(),
+            vault: key.vault,
+            clock: Arc::new(wall_clock),
+            metrics,
+            limits: Limits { body: config.http.body_limit, ..Limits::default() },
+            probes: dispatcher.iter().map(dispatcher_probe).collect(),
+        };
+        let refused = |e: api::ServeError| Fault::new("cannot serve HTTP").because(e.to_string());
+        let http = api::serve(context, &config.http.listen).map_err(refused)?;
+        let control = match config.is_local() {
+            true => Some(api::serve_control(&config.control_socket(), control_handler(admin.clone())).map_err(refused)?),
+            false => None,
+        };
+        let address = http.address();
+        Ok(Node { admin, stats, queries, address, fatal, http, control, engine, dispatcher })
+    }
+
+    pub async fn stop(self) {
+        self.http.stop().await;
+        if let Some(control) = self.control {
+            control.stop().await;
+        }
+        if let Some(dispatcher) = self.dispatcher {
+            dispatcher.stop().await;
+        }
+        if let Some(engine) = self.engine {
+            engine.stop().await;
+        }
+    }
+}
+
+/// The configured handlers, or what is wrong: (name, why). Reaches nobody.
+pub fn build_handlers<'c>(
+    configured: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
+    env: &Env,
+) -> Result<Handlers, Vec<(String, String)>> {
+    Handlers::build(configured, env, Arc::new(SystemLookup))
+        .map_err(|problems| problems.into_iter().map(|p| (p.handler().to_owned(), p.to_string())).collect())
+}
+
+/// Numbers that spread retries; nothing secret hangs on them.
+fn random() -> Result<Random, Fault> {
+    let mut seed = [0u8; 8];
+    getrandom::fill(&mut seed).map_err(|e| Fault::new("the system gives no random numbers").because(e.to_string()))?;
+    let generator = Mutex::new(SmallRng::seed_from_u64(u64::from_le_bytes(seed)));
+    Ok(Arc::new(move || generator.lock().expect("no code panics while holding this lock").random::<f64>()))
+}
+
+fn dispatcher_probe(dispatcher: &Dispatcher) -> Probe {
+    let health = dispatcher.health();
+    let check = move || -> BoxFuture<'static, Result<(), String>> {
+        let problem = health.summary();
+        Box::pin(async move { problem.map_or(Ok(()), Err) })
+    };
+    Probe { name: "dispatcher", roles: vec![NodeRole::Handlers], check: Arc::new(check) }
+}
+
+async fn prepare(adapters: &Adapters) -> Result<(), Fault> {
+    let log = adapters.log.clone();
+    let prepared = tokio::task::spawn_blocking(move || log.prepare(PREPARE)).await;
+    let told = prepared.map_err(|e| e.to_string()).and_then(|p| p.map_err(|e| e.to_string()));
+    told.map_err(|e| Fault::new("the log is not ready").because(e).mend("stockwarden check says what cannot be reached"))
+}
+
+fn settings(config: &Config) -> EngineSettings {
+    EngineSettings {
+        node: config.node.name.clone(),
+        commit_interval: config.shards.commit_interval,
+        snapshot_interval: config.shards.snapshot_interval,
+        tick_interval: TICK,
+        arbiters: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        drain_deadline: DRAIN,
+        deaths_until_quarantine: DEATHS_UNTIL_QUARANTINE,
+        clock: Arc::new(wall_clock),
+        probe: None,
+    }
+}
+
+fn control_handler(admin: Arc<Admin>) -> ControlHandler {
+    Arc::new(move |value: Value| -> BoxFuture<'static, Result<Value, String>> {
+        let admin = admin.clone();
+        Box::pin(async move {
+            let command: Command =
+                serde_json::from_value(value).map_err(|e| format!("this node does not know the command: {e}"))?;
+            serde_json::to_value(admin.answer(command).await).map_err(|e| e.to_string())
+        })
+    })
+}
+
+/// Runs `work` in an actix system on a multi-threaded runtime; drivers and the API work there, shards on threads of their own.
+pub fn in_system<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let system = actix::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("the system gives threads")
+    });
+    system.block_on(work)
+}
+
+/// `stockwarden serve`: until SIGTERM or Ctrl-C.
+pub async fn serve(config: Config, env: Env) -> Result<(), Fault> {
+    let signals = |kind| signal(kind).map_err(|e| Fault::new("cannot listen for signals").because(e.to_string()));
+    let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    let mut node = tokio::select! {
+        node = Node::start(&config, &env) => node?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let log = match config.log.kind {
+        LogKind::Embedded => format!("embedded in {}", config.log_dir().display()),
+        LogKind::Kafka => format!("Kafka at {}", config.log.bootstrap_servers),
+    };
+    tracing::info!(node = config.node.name, address = %node.address, log, store = %config.store.url, "serving");
+    eprintln!(
+        "stockwarden {} serves at http://{} (node {}, log: {log}, store: {}).\n\
+         Next: stockwarden shop add DOMAIN --webhook-secret-env NAME, then point the shop's webhooks at \
+         http://{}/webhooks/shopify. Ctrl-C stops it.",
+        env!("CARGO_PKG_VERSION"),
+        node.address,
+        config.node.name,
+        config.store.url,
+        node.address,
+    );
+    let fatal = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        why = node.fatal.wait_for(Option::is_some) => why.ok().and_then(|w| w.clone()),
+    };
+    tracing::info!("stopping: webhooks first, then sends, then shards");
+    tokio::select! {
+        () = node.stop() => {}
+        _ = interrupt.recv() => tracing::warn!("stopped at once; the next start folds what is missing from the log"),
+    }
+    match fatal {
+        Some(why) => Err(Fault::new("the node had to stop").because(why)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,11 @@
+//! The HTTP server on real sockets, over the embedded log and the SQLite store, with faults where a test asks for one.
+
+mod control;
+mod deliveries;
+mod http;
+mod ports;
+mod probes;
+mod queries;
+mod refusals;
+mod rights;
+mod site;
