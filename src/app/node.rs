@@ -3,12 +3,13 @@
 //! Intake stops first, so that nothing is acknowledged that is not looked after; then sends; then shards drain, commit and
 //! snapshot; the log and the store go last.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::Utc;
 use futures::future::BoxFuture;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,7 +20,7 @@ use super::metrics::EngineCollector;
 use super::rules::Rules;
 use crate::actors::Engine;
 use crate::actors::dispatcher::{Dispatcher, Parts};
-use crate::actors::effects::Environment;
+use crate::actors::effects::{Environment, Random};
 use crate::actors::settings::EngineSettings;
 use crate::actors::stats::EngineStats;
 use crate::admin::{Admin, Command};
@@ -60,16 +61,15 @@ impl Node {
             tracing::info!(path = %path.display(), "made a master key; keep a copy of it apart from the store's backups");
         }
         let runtime = Handle::current();
-        let mut usable = config.handlers.clone();
-        for (name, handler) in config.handlers.iter().filter(|(_, h)| comes_later(&h.kind)) {
-            usable.remove(name);
+        let (later, usable): (Vec<_>, Vec<_>) = config.handlers.iter().partition(|(_, h)| comes_later(&h.kind));
+        for (name, handler) in later {
             tracing::warn!(
                 handler = name,
                 kind = handler.kind,
                 "this kind of handler comes with a later version; what is routed there fails, and can be retried then"
             );
         }
-        let handlers = build_handlers(&usable, env).map_err(|problems| {
+        let handlers = build_handlers(usable, env).map_err(|problems| {
             let told: Vec<_> = problems.into_iter().map(|(_, why)| why).collect();
             Fault::new("the handlers are not configured well")
                 .because(told.join("; "))
@@ -94,8 +94,7 @@ impl Node {
             None
         };
         let dispatcher = if has(NodeRole::Handlers) {
-            let env =
-                Environment::system().map_err(|e| Fault::new("the system gives no random numbers").because(e.to_string()))?;
+            let env = Environment::live(Utc::now, random()?);
             let parts = Parts {
                 log: adapters.log.clone(),
                 ledger: adapters.ledger.clone(),
@@ -158,9 +157,20 @@ impl Node {
 }
 
 /// The configured handlers, or what is wrong: (name, why). Reaches nobody.
-pub fn build_handlers(configured: &BTreeMap<String, HandlerConfig>, env: &Env) -> Result<Handlers, Vec<(String, String)>> {
+pub fn build_handlers<'c>(
+    configured: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
+    env: &Env,
+) -> Result<Handlers, Vec<(String, String)>> {
     Handlers::build(configured, env, Arc::new(SystemLookup))
-        .map_err(|errors| errors.into_iter().map(|e| (e.handler().to_owned(), e.to_string())).collect())
+        .map_err(|problems| problems.into_iter().map(|p| (p.handler().to_owned(), p.to_string())).collect())
+}
+
+/// Numbers that spread retries; nothing secret hangs on them.
+fn random() -> Result<Random, Fault> {
+    let mut seed = [0u8; 8];
+    getrandom::fill(&mut seed).map_err(|e| Fault::new("the system gives no random numbers").because(e.to_string()))?;
+    let generator = Mutex::new(SmallRng::seed_from_u64(u64::from_le_bytes(seed)));
+    Ok(Arc::new(move || generator.lock().expect("no code panics while holding this lock").random::<f64>()))
 }
 
 fn dispatcher_probe(dispatcher: &Dispatcher) -> Probe {

@@ -44,11 +44,11 @@ pub enum Problem {
     Invalid { name: String, reason: String },
 }
 
-impl ConfigError {
+impl Problem {
     /// Name of the instance.
     pub fn handler(&self) -> &str {
         match self {
-            ConfigError::Later { name, .. } | ConfigError::UnknownKind { name, .. } | ConfigError::Invalid { name, .. } => name,
+            Problem::Later { name, .. } | Problem::UnknownKind { name, .. } | Problem::Invalid { name, .. } => name,
         }
     }
 }
@@ -125,8 +125,8 @@ pub struct Handlers {
 
 impl Handlers {
     /// Builds every `[handlers.NAME]` table. All errors at once, so that one `check` shows all that is wrong.
-    pub fn build(
-        configs: &BTreeMap<String, HandlerConfig>,
+    pub fn build<'c>(
+        configs: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
         env: &Env,
         lookup: Arc<dyn super::target::Lookup>,
     ) -> Result<Handlers, Vec<Problem>> {
@@ -256,7 +256,7 @@ mod tests {
             let kind = table.remove("kind").and_then(|k| Some(k.as_str()?.to_owned())).expect("kind");
             HandlerConfig { kind, table }
         };
-        let configs = tables.iter().map(|(name, v)| (name.clone(), config(v))).collect();
+        let configs: BTreeMap<String, HandlerConfig> = tables.iter().map(|(name, v)| (name.clone(), config(v))).collect();
         Handlers::build(&configs, &Env::default(), Arc::new(SystemLookup))
             .map_err(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }

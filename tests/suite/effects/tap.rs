@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use stockwarden::events::record::Partition;
-use stockwarden::ports::ledger::{Effect, EffectCount, EffectFilter, EffectId, Ledger, Planned, Settled};
+use stockwarden::ports::ledger::{Count, Effect, EffectFilter, EffectId, Ledger, Planned, Settled};
 use stockwarden::ports::snapshot_store::{Epoch, StoreError};
 use tokio::sync::Notify;
 
@@ -137,7 +137,7 @@ impl Ledger for TappedLedger {
         self.inner.list(filter)
     }
 
-    fn counts(&self) -> BoxFuture<'_, Result<Vec<EffectCount>, StoreError>> {
+    fn counts(&self) -> BoxFuture<'_, Result<Vec<Count>, StoreError>> {
         self.inner.counts()
     }
 }

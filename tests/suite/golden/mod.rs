@@ -76,7 +76,10 @@ fn facts_of_version_1_are_read() {
     });
     let (_, fact, at) = read_fact(&file);
     let Fact::Level(level) = fact else { panic!("{fact:?}") };
-    assert_eq!((level.item, level.location, level.available), (ItemId(9_007_199_254_740_993), LocationId(82_211_110_001), Some(-4)));
+    assert_eq!(
+        (level.item, level.location, level.available),
+        (ItemId(9_007_199_254_740_993), LocationId(82_211_110_001), Some(-4))
+    );
     let stamp = Stamp { updated_at: 1_795_184_102_000, triggered_at: 1_795_184_102_110_521_905, offset: 9 };
     assert_eq!((level.stamp, at.event_time), (stamp, 1_795_184_102_110));
 
@@ -144,7 +147,8 @@ fn sold_down() -> (VariantState, Decision) {
 #[test]
 fn a_decision_of_version_1_is_read_and_written_to_the_byte_and_its_id_is_what_it_was() {
     let file = golden("decisions/v1/reorder.json", || serde_json::to_vec(&sold_down().1).expect("plain"));
-    let record = NewRecord { topic: Topic::Decisions, partition: Some(2), key: None, headers: Vec::new(), value: Some(file.clone()) };
+    let record =
+        NewRecord { topic: Topic::Decisions, partition: Some(2), key: None, headers: Vec::new(), value: Some(file.clone()) };
     let mut batch = RecordBatch::new(2, 0);
     let headers = [("version", &b"1"[..]), ("record", &b"decision"[..])];
     batch.push(0, 0, Some(b"a.myshopify.com"), record.value.as_deref(), headers.into_iter());

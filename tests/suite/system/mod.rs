@@ -9,7 +9,7 @@ use std::time::Duration;
 use node::{Client, Site};
 use serde_json::Value;
 use stockwarden::events::record::{NewRecord, Topic};
-use stockwarden::ports::{EventLog, SnapshotStore};
+use stockwarden::ports::SnapshotStore;
 
 use crate::engine::harness::{LOW, foreign, level, product};
 
@@ -58,7 +58,9 @@ async fn all_deliveries_of_the_contract_pass_and_leave_no_personal_data() {
         for batch in site.read_all(topic) {
             for record in batch.iter() {
                 let value = String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned();
-                for personal in ["jana@example.com", "owner@example.com", "+420555000111", "Testovac", "body_html", "Changed mind"] {
+                for personal in
+                    ["jana@example.com", "owner@example.com", "+420555000111", "Testovac", "body_html", "Changed mind"]
+                {
                     assert!(!value.contains(personal), "{personal} in {value}");
                 }
             }
@@ -156,7 +158,15 @@ async fn records_of_foreign_producers_are_understood_or_become_dead_letters() {
     let token = site.token();
     let node = site.start();
     let many: Vec<String> = (0..2048u64)
-        .map(|i| format!(r#"{{"id":{},"inventory_item_id":{},"sku":"{}","title":"{}"}}"#, 9_007_199_254_740_993 + i, 5000 + i, "S".repeat(200), "T".repeat(200)))
+        .map(|i| {
+            format!(
+                r#"{{"id":{},"inventory_item_id":{},"sku":"{}","title":"{}"}}"#,
+                9_007_199_254_740_993 + i,
+                5000 + i,
+                "S".repeat(200),
+                "T".repeat(200)
+            )
+        })
         .collect();
     let big = format!(r#"{{"id":77,"title":"Big","variants":[{}]}}"#, many.join(","));
     assert!(big.len() > 1_000_000, "{}", big.len());
