@@ -22,34 +22,39 @@ pub struct EngineQueries {
 }
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl EngineQueries {
-    /// The shard, once it is live.
+    /// The shard, once it is live; waits at most so long.
     async fn live(&self, partition: Partition, wait: Duration) -> Result<Arc<ShardRef>, QueryError> {
         let not_ready = |why: String| QueryError::NotReady {
             reason: format!("partition {partition} cannot be read here: {why}"),
             retry_after: RETRY_AFTER,
         };
-        let deadline = tokio::time::Instant::now() + wait;
+        match tokio::time::timeout(wait, self.until_live(partition)).await {
+            Ok(Ok(shard)) => Ok(shard),
+            Ok(Err(read_only)) => Err(not_ready(read_only)),
+            Err(_) => Err(not_ready(self.table.problem(partition).unwrap_or_else(|| match self.table.get(partition) {
+                Some(_) => "it is recovering".to_owned(),
+                None => "this node does not own it".to_owned(),
+            }))),
+        }
+    }
+
+    /// The error says why it stays read-only.
+    async fn until_live(&self, partition: Partition) -> Result<Arc<ShardRef>, String> {
         loop {
             let Some(shard) = self.table.get(partition) else {
-                if tokio::time::Instant::now() >= deadline {
-                    let why = self.table.problem(partition).unwrap_or_else(|| "this node does not own it".to_owned());
-                    return Err(not_ready(why));
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(LOOK_AGAIN).await;
                 continue;
             };
             let mut phase = shard.phase.clone();
-            let live = async {
-                // A shard that is discarded meanwhile closes its channel; the next one is asked.
-                phase.wait_for(|p| matches!(p, Phase::Live | Phase::ReadOnly(_))).await.map(|p| p.clone())
-            };
-            match tokio::time::timeout_at(deadline, live).await {
-                Ok(Ok(Phase::Live)) => return Ok(shard),
-                Ok(Ok(Phase::ReadOnly(why))) => return Err(not_ready(why)),
-                Ok(_) => {}
-                Err(_) => return Err(not_ready("it is recovering".to_owned())),
+            // A shard that is discarded meanwhile closes its channel; the next one is asked.
+            let settled = phase.wait_for(|p| matches!(p, Phase::Live | Phase::ReadOnly(_))).await.map(|p| p.clone());
+            match settled {
+                Ok(Phase::Live) => return Ok(shard),
+                Ok(Phase::ReadOnly(why)) => return Err(why),
+                _ => tokio::time::sleep(LOOK_AGAIN).await,
             }
         }
     }
@@ -62,11 +67,10 @@ impl EngineQueries {
                 after.partition, self.partitions
             )));
         }
-        let deadline = tokio::time::Instant::now() + wait;
         let shard = self.live(after.partition, wait).await?;
         let mut applied = shard.applied.clone();
         let reached = async { applied.wait_for(|next| *next > after.offset).await.map(|_| ()) };
-        match tokio::time::timeout_at(deadline, reached).await {
+        match tokio::time::timeout(wait, reached).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(QueryError::Behind { after, retry_after: RETRY_AFTER }),
         }

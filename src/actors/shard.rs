@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
 
 use actix::prelude::*;
 use rustc_hash::FxHashMap;
@@ -114,7 +113,8 @@ struct Collecting {
     facts: Offset,
     decisions: Offset,
     snapshots: Option<Vec<Snapshot>>,
-    since: Instant,
+    /// Wall clock; paces snapshots, no state depends on it.
+    since: Millis,
 }
 
 pub struct Shard {
@@ -147,7 +147,7 @@ pub struct Shard {
     want_snapshot: bool,
     collecting: Option<Collecting>,
     /// No collection before; keeps snapshots to a share of the time (PITFALLS 27).
-    next_snapshot: Instant,
+    next_snapshot: Millis,
     draining: Option<oneshot::Sender<()>>,
     phase: watch::Sender<Phase>,
     applied_to: watch::Sender<Offset>,
@@ -186,7 +186,7 @@ impl Shard {
             dirty: false,
             want_snapshot: false,
             collecting: None,
-            next_snapshot: now(),
+            next_snapshot: Millis::MIN,
             draining: None,
             phase,
             applied_to,
@@ -259,6 +259,10 @@ impl Shard {
                 }
             }
         }
+    }
+
+    fn wall_clock(&self) -> Millis {
+        (self.deps.settings.clock)()
     }
 
     fn is_collecting_states(&self) -> bool {
@@ -510,7 +514,7 @@ impl Shard {
             self.want_snapshot = false;
             return false;
         }
-        if self.collecting.is_some() || (self.draining.is_none() && now() < self.next_snapshot) {
+        if self.collecting.is_some() || (self.draining.is_none() && self.wall_clock() < self.next_snapshot) {
             return false;
         }
         self.want_snapshot = false;
@@ -524,7 +528,8 @@ impl Shard {
             // A shop that takes no messages has died, and the next batch says so.
             let _ = entry.addr.try_send(CollectShop(collection.clone()));
         }
-        self.collecting = Some(Collecting { facts: self.applied, decisions: self.decisions, snapshots: None, since: now() });
+        self.collecting =
+            Some(Collecting { facts: self.applied, decisions: self.decisions, snapshots: None, since: self.wall_clock() });
         true
     }
 
@@ -561,11 +566,6 @@ impl Shard {
         self.phase.send_replace(Phase::Stopped);
         ctx.stop();
     }
-}
-
-/// Paces snapshots; no state depends on it.
-fn now() -> Instant {
-    Instant::now()
 }
 
 fn headers(record: &str) -> Vec<(&'static str, Vec<u8>)> {
@@ -666,7 +666,8 @@ impl Handler<Saved> for Shard {
     fn handle(&mut self, _: Saved, ctx: &mut Self::Context) {
         if let Some(c) = self.collecting.take() {
             // At most a fifth of the time goes into snapshots.
-            self.next_snapshot = now() + c.since.elapsed() * 4;
+            let now = self.wall_clock();
+            self.next_snapshot = now + (now - c.since).max(0) * 4;
         }
         self.step(ctx);
     }

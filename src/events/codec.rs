@@ -39,7 +39,8 @@ pub struct Read<'a> {
 
 /// Reads a record of `stock-facts`.
 pub fn read<'a>(record: &RecordRef<'a>) -> Result<Read<'a>, Unreadable> {
-    let named = named_type(record)?;
+    let headers = Named::read(record);
+    let named = named_type(&headers)?;
     let subject = subject(record)?;
     let value = record
         .value
@@ -59,11 +60,7 @@ pub fn read<'a>(record: &RecordRef<'a>) -> Result<Read<'a>, Unreadable> {
             ),
         ));
     }
-    let triggered_at = record
-        .headers
-        .text(header::TRIGGERED_AT)
-        .or_else(|| record.headers.text("x-shopify-triggered-at"))
-        .and_then(time::parse_nanos);
+    let triggered_at = headers.triggered_at.and_then(time::parse_nanos);
     let (fact, event_time) = read_body(fact_type, value, record.offset, triggered_at, record.append_time_ms)?;
     let at = At { offset: record.offset, event_time, now: event_time };
     Ok(Read { subject, fact_type, fact, at })
@@ -140,13 +137,41 @@ pub fn read_body(
     Ok((fact, event_time(None)))
 }
 
-/// The type that headers name, if any do.
-fn named_type(record: &RecordRef<'_>) -> Result<Option<FactType>, Unreadable> {
-    if record.headers.is_empty() {
-        return Ok(None);
+/// The headers that the reading needs, found in one pass.
+#[derive(Default)]
+struct Named<'a> {
+    fact: Option<&'a str>,
+    version: Option<&'a str>,
+    shopify_topic: Option<&'a str>,
+    triggered_at: Option<&'a str>,
+}
+
+impl<'a> Named<'a> {
+    fn read(record: &RecordRef<'a>) -> Named<'a> {
+        let mut named = Named::default();
+        let mut shopify_triggered_at = None;
+        let mut headers = record.headers;
+        while let Some((name, value)) = headers.next_bytes() {
+            // By length first: five of six headers end there.
+            let slot = match name.len() {
+                4 if name.eq_ignore_ascii_case(header::FACT.as_bytes()) => &mut named.fact,
+                7 if name.eq_ignore_ascii_case(header::VERSION.as_bytes()) => &mut named.version,
+                12 if name.eq_ignore_ascii_case(header::TRIGGERED_AT.as_bytes()) => &mut named.triggered_at,
+                15 if name.eq_ignore_ascii_case(b"x-shopify-topic") => &mut named.shopify_topic,
+                22 if name.eq_ignore_ascii_case(b"x-shopify-triggered-at") => &mut shopify_triggered_at,
+                _ => continue,
+            };
+            *slot = std::str::from_utf8(value).ok();
+        }
+        named.triggered_at = named.triggered_at.or(shopify_triggered_at);
+        named
     }
-    if let Some(name) = record.headers.text(header::FACT) {
-        let version = record.headers.text(header::VERSION).unwrap_or("1");
+}
+
+/// The type that headers name, if any do.
+fn named_type(headers: &Named<'_>) -> Result<Option<FactType>, Unreadable> {
+    if let Some(name) = headers.fact {
+        let version = headers.version.unwrap_or("1");
         match version.parse::<u16>() {
             Ok(v) if v <= fact::VERSION => {}
             Ok(v) => {
@@ -167,7 +192,7 @@ fn named_type(record: &RecordRef<'_>) -> Result<Option<FactType>, Unreadable> {
             None => Err(Unreadable::new(Reason::UnknownFact, format!("there is no fact of type \"{name}\""))),
         };
     }
-    match record.headers.text("x-shopify-topic") {
+    match headers.shopify_topic {
         Some(topic) => match FactType::parse(topic).filter(|t| t.is_webhook()) {
             Some(t) => Ok(Some(t)),
             None => Err(Unreadable::new(

@@ -353,5 +353,4 @@ impl Visitor<'_> for Key {
 }
 
 #[cfg(test)]
-#[path = "minimise_tests.rs"]
 mod tests;

@@ -216,8 +216,14 @@ pub struct Headers<'a> {
 
 impl<'a> Headers<'a> {
     /// Value of the last header called `name`, compared without regard to case.
-    pub fn get(self, name: &str) -> Option<&'a [u8]> {
-        self.filter(|(n, _)| n.eq_ignore_ascii_case(name)).last().map(|(_, v)| v)
+    pub fn get(mut self, name: &str) -> Option<&'a [u8]> {
+        let mut found = None;
+        while let Some((n, value)) = self.next_bytes() {
+            if n.eq_ignore_ascii_case(name.as_bytes()) {
+                found = Some(value);
+            }
+        }
+        found
     }
 
     /// As [`Headers::get`], as text.
@@ -230,10 +236,9 @@ impl<'a> Headers<'a> {
     }
 }
 
-impl<'a> Iterator for Headers<'a> {
-    type Item = (&'a str, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl<'a> Headers<'a> {
+    /// The next one, its name not yet checked to be UTF-8; the hot path compares bytes.
+    pub fn next_bytes(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         if self.left == 0 {
             return None;
         }
@@ -245,7 +250,15 @@ impl<'a> Iterator for Headers<'a> {
         let (name, rest) = rest.split_at(nl);
         let (value, rest) = rest.split_at(vl);
         self.rest = rest;
-        Some((std::str::from_utf8(name).unwrap_or(""), value))
+        Some((name, value))
+    }
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_bytes().map(|(name, value)| (std::str::from_utf8(name).unwrap_or(""), value))
     }
 }
 

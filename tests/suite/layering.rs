@@ -26,8 +26,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("audit", &["*"]),
     ("analytics", &["*"]),
     ("sim", &["*"]),
-    ("app", &["*", "adapters"]),
-    ("cli", &["*", "app"]),
+    ("admin", &["events", "domain", "ports", "config", "vault"]),
+    ("vault", &[]),
+    // The command line says what it needs of the program (cli::World); app is that program.
+    ("app", &["*", "adapters", "cli"]),
+    ("cli", &["*"]),
     ("main", &["*", "app", "cli"]),
 ];
 

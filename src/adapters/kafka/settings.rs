@@ -124,6 +124,8 @@ impl KafkaSettings {
             // Members hear of a rebalance with their heartbeat; every handover waits for two. With the new group
             // protocol the broker says how often.
             c.set("heartbeat.interval.ms", "1000");
+            // What a killed node held stays dark for so long; librdkafka's own 45 s are too many.
+            c.set("session.timeout.ms", "10000");
         }
         for (key, value) in &self.properties {
             c.set(key, value);

@@ -1,6 +1,6 @@
 //! Reads rules files and rules facts, with errors for whoever wrote them.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Deserialize;
@@ -58,7 +58,7 @@ pub fn from_facts(rules: &[serde_json::Value]) -> Result<Vec<Rule>, Vec<Problem>
 }
 
 fn read(entries: impl Iterator<Item = (Option<String>, Result<Rule, String>)>) -> Result<Vec<Rule>, Vec<Problem>> {
-    let (mut rules, mut problems, mut ids) = (Vec::new(), Vec::new(), HashSet::new());
+    let (mut rules, mut problems, mut ids) = (Vec::new(), Vec::new(), BTreeSet::new());
     for (i, (name, rule)) in entries.enumerate() {
         let name = name.unwrap_or_else(|| format!("number {}", i + 1));
         match rule {
@@ -180,7 +180,7 @@ fn check(rule: &Rule) -> Vec<String> {
             need(pack <= max, format!("quantity.pack = {pack} is above quantity.maximum = {max}: not one pack could be ordered"));
         }
     }
-    let mut names = HashSet::new();
+    let mut names = BTreeSet::new();
     for (i, route) in rule.routes.iter().enumerate() {
         need(!route.to.is_empty(), format!("routes[{i}].to is empty; it names a handler"));
         let name = route.id.clone().unwrap_or_else(|| i.to_string());

@@ -167,7 +167,7 @@ fn a_decision_of_version_1_is_read_and_written_to_the_byte_and_its_id_is_what_it
         offset: 12,
     };
     assert_eq!(decision.decision_id, identity.decision_id());
-    assert_eq!(decision.decision_id.to_string(), "GOLDEN_ID");
+    assert_eq!(decision.decision_id.to_string(), "4b09c4bb-9f68-5769-8455-024fed4d4a11");
 }
 
 #[test]

@@ -129,9 +129,9 @@ async fn a_killed_node_resumes_and_a_replay_from_nothing_gives_the_same_bytes() 
 
     let node = site.start();
     Client::new(&node, &token).catch_up(&site).await;
-    node.stop();
+    let told = node.stop();
     let kept = states(&site).await;
-    assert!(kept.len() >= 48, "{}", kept.len());
+    assert!(kept.len() >= 48, "{} snapshots; the node told:\n{told}", kept.len());
     assert_eq!(decided(&site), 80, "40 variants crossed twice");
 
     clear(&site).await;

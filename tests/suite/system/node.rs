@@ -36,7 +36,7 @@ impl Site {
         let config = format!(
             "[log]\nkind = \"kafka\"\nbootstrap_servers = \"{}\"\ngroup_id = \"{}\"\npartitions = {partitions}\n\
              topics = {{ facts = \"{}\", decisions = \"{}\", dead_letters = \"{}\" }}\n\
-             [store]\nurl = \"{}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[node]\nname = \"node-t\"\n{more_config}\n",
+             [store]\nurl = \"{}\"\n[http]\nlisten = \"127.0.0.1:0\"\n[log.properties]\n\"session.timeout.ms\" = \"6000\"\n[node]\nname = \"node-t\"\n{more_config}\n",
             settings.bootstrap_servers,
             settings.group_id,
             settings.topics.facts,
@@ -152,11 +152,12 @@ impl Node {
         assert!(done.success());
     }
 
-    /// SIGTERM; the node drains, commits, snapshots, and ends well.
-    pub fn stop(mut self) {
+    /// SIGTERM; the node drains, commits, snapshots, and ends well. What it has logged so far.
+    pub fn stop(mut self) -> String {
         self.signal("-TERM");
         let status = self.child.wait().expect("it ends");
         assert!(status.success(), "{status}: {}", self.told());
+        self.told()
     }
 
     pub fn kill(mut self) {
