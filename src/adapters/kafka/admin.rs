@@ -14,8 +14,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::client::{Quiet, QuietConsumer};
-use super::errors;
 use super::settings::{KafkaSettings, Role};
+use super::{errors, observer};
 use crate::events::record::Topic;
 use crate::ports::event_log::LogError;
 
@@ -212,13 +212,17 @@ fn create(settings: &KafkaSettings, admin: &AdminClient<Quiet>, missing: &[Topic
     Ok(())
 }
 
-fn await_leaders(settings: &KafkaSettings, observer: &QuietConsumer, topic: Topic, deadline: Instant) -> Result<(), LogError> {
+fn await_leaders(settings: &KafkaSettings, client: &QuietConsumer, topic: Topic, deadline: Instant) -> Result<(), LogError> {
     loop {
         let Some(left) = left(deadline) else {
             return Err(errors::unavailable(&format!("creating the topic {}", settings.topics.of(topic)), "no leader in time"));
         };
-        match answers(settings, observer, topic, left.min(REQUEST)) {
-            Ok(()) => return Ok(()),
+        match answers(settings, client, topic, left.min(REQUEST)) {
+            // A leader that the metadata names may itself not know of its office yet; an answer proves that it does.
+            Ok(()) => {
+                let ready = |p| observer::watermarks(client, settings.topics.of(topic), p, deadline).map(drop);
+                return (0..settings.partitions).try_for_each(ready);
+            }
             // Another node may have created it at the same moment with another number.
             Err(LogError::Misconfigured(text)) if text.contains("partitions and the configuration") => {
                 return Err(LogError::Misconfigured(text));

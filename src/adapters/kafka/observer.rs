@@ -18,6 +18,9 @@ const WATERMARKS: Duration = Duration::from_secs(10);
 /// Longer than a transaction can stay open: until it ends, the offsets it carries are not stable.
 const COMMITTED: Duration = Duration::from_secs(15);
 
+/// Between two tries of a question.
+const STEP: Duration = Duration::from_millis(20);
+
 /// Clients are opened when they are first needed and kept.
 pub(super) struct Observers {
     settings: Arc<KafkaSettings>,
@@ -32,11 +35,7 @@ impl Observers {
 
     /// Read uncommitted, so that the high watermark counts open transactions (DESIGN §3).
     pub(super) fn watermarks(&self, topic: Topic, partition: Partition) -> Result<(Offset, Offset), LogError> {
-        let client = self.uncommitted()?;
-        let name = self.settings.topics.of(topic);
-        client
-            .fetch_watermarks(name, partition, WATERMARKS)
-            .map_err(|e| errors::map(&format!("asking for the watermarks of {name}, partition {partition}"), &e))
+        watermarks(&*self.uncommitted()?, self.settings.topics.of(topic), partition, Instant::now() + WATERMARKS)
     }
 
     pub(super) fn probe(&self, timeout: Duration) -> Result<(), LogError> {
@@ -84,6 +83,23 @@ fn drained(client: &Arc<QuietConsumer>) -> Arc<QuietConsumer> {
     client.clone()
 }
 
+/// Asks again while a leader is being elected or does not know of its office yet: librdkafka gives such answers back.
+pub(super) fn watermarks(
+    client: &QuietConsumer,
+    topic: &str,
+    partition: Partition,
+    deadline: Instant,
+) -> Result<(Offset, Offset), LogError> {
+    let during = format!("asking for the watermarks of {topic}, partition {partition}");
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match client.fetch_watermarks(topic, partition, left.max(STEP)).map_err(|e| errors::map(&during, &e)) {
+            Err(LogError::Unavailable { .. }) if !left.is_zero() => std::thread::sleep(STEP.min(left)),
+            other => return other,
+        }
+    }
+}
+
 /// Stable committed offsets in the order of `partitions`. librdkafka asks for stable ones in read_committed; a single
 /// partition's answer can still be an error in a list that as a whole succeeded.
 pub(super) fn stable(
@@ -108,7 +124,7 @@ pub(super) fn stable(
         if left.is_zero() {
             return Err(reason);
         }
-        std::thread::sleep(Duration::from_millis(20).min(left));
+        std::thread::sleep(STEP.min(left));
     }
 }
 
