@@ -95,10 +95,11 @@ impl Sender {
     /// Sends until `stop` says true or its other end is gone. What is under way then runs on; dropping the future does not end it.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
-            let wait = self.round().await;
+            let began = self.shared.env.clock.now();
+            let until = began + self.round().await;
             tokio::select! {
                 () = self.wake.notified() => {}
-                () = self.shared.env.clock.sleep(wait) => {}
+                () = self.shared.env.clock.sleep_until(until) => {}
                 changed = stop.changed() => if changed.is_err() { return },
             }
         }

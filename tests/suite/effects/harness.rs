@@ -42,7 +42,11 @@ impl Clock for TestClock {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let (mut now, until) = (self.0.subscribe(), self.now() + duration);
+        self.sleep_until(self.now() + duration)
+    }
+
+    fn sleep_until(&self, until: DateTime<Utc>) -> BoxFuture<'static, ()> {
+        let mut now = self.0.subscribe();
         let keep = self.0.clone();
         Box::pin(async move {
             let _ = now.wait_for(|now| *now >= until).await;
