@@ -21,7 +21,7 @@ pub fn decide(state: &VariantState, ctx: &Context<'_>, fired: &Fired, at: At) ->
         }
         None => (None, Vec::new()),
     };
-    let hours_left = rates.hours_left(fired.available);
+    let hours_left = rates.hours_left(fired.available).map(rounded);
     let mut inputs = Inputs {
         previous: fired.previous,
         position: (kind == Kind::Reorder).then_some(position),
@@ -31,8 +31,8 @@ pub fn decide(state: &VariantState, ctx: &Context<'_>, fired: &Fired, at: At) ->
         ..Inputs::default()
     };
     if rates.has_evidence() {
-        inputs.rate_fast = Some(rates.fast());
-        inputs.rate_slow = Some(rates.slow());
+        inputs.rate_fast = Some(rounded(rates.fast()));
+        inputs.rate_slow = Some(rounded(rates.slow()));
         inputs.accelerating = Some(rates.accelerating());
     }
     let place = match fired.location {
@@ -46,7 +46,7 @@ pub fn decide(state: &VariantState, ctx: &Context<'_>, fired: &Fired, at: At) ->
         }
         Trigger::Gradient { horizon, .. } => {
             let hours = rule.horizon_hours(*horizon);
-            inputs.probability = fired.probability;
+            inputs.probability = fired.probability.map(rounded);
             inputs.horizon_hours = Some(hours);
             let pace = if rates.accelerating() { ", selling faster than usual" } else { "" };
             format!(
@@ -98,4 +98,9 @@ pub fn decide(state: &VariantState, ctx: &Context<'_>, fired: &Fired, at: At) ->
         decided_at: at.event_time,
         routes: rule.routes.clone(),
     })
+}
+
+/// To a millionth: what is beyond says nothing and reads badly.
+fn rounded(x: f64) -> f64 {
+    libm::round(x * 1e6) / 1e6
 }
