@@ -75,8 +75,16 @@ impl Engine {
         }
         .start();
         supervisor.do_send(Ready { consumer: consumer.clone(), commit, snapshotter });
-        Clock { log: log.clone(), table: table.clone(), interval: settings.tick_interval, clock: settings.clock, runtime }
-            .start();
+        Clock {
+            log: log.clone(),
+            table: table.clone(),
+            interval: settings.tick_interval,
+            clock: settings.clock,
+            runtime,
+            stats: stats.clone(),
+            looking: Arc::default(),
+        }
+        .start();
         let queries = Arc::new(EngineQueries { table, stats: stats.clone(), partitions: log.partitions() });
         Ok(Engine { queries, stats, consumer, arbiters })
     }

@@ -437,9 +437,6 @@ impl Shard {
     fn settle(&mut self, outcome: Outcome, ctx: &mut Context<Self>) {
         let Some(batch) = self.current.take() else { return };
         if !outcome.deaths.is_empty() {
-            if self.mode == Mode::Live {
-                self.deps.stats.lag.add(-(batch.len() as i64));
-            }
             self.deps.supervisor.do_send(Died { partition: self.partition, deaths: outcome.deaths });
             self.phase.send_replace(Phase::Recovering);
             ctx.stop();
@@ -460,7 +457,6 @@ impl Shard {
             self.deps.stats.dead_letters.add(outcome.unreadable.len() as u64);
             self.uncommitted.push_back(batch.next_offset);
             self.deps.commit.do_send(Processed { partition: self.partition, next_offset: batch.next_offset, records });
-            self.deps.stats.lag.add(-(batch.len() as i64));
             self.queue_gate.leave(self.partition, &*self.deps.consumer);
         }
         self.applied = batch.next_offset;
@@ -546,7 +542,7 @@ impl Shard {
 
     /// One step of a drain; every event on the way calls it again.
     fn drain(&mut self, ctx: &mut Context<Self>) {
-        self.deps.stats.lag.add(-self.queue.drain(..).map(|b| b.len() as i64).sum::<i64>());
+        self.queue.clear();
         if self.committed < self.applied && !self.uncommitted.is_empty() {
             self.deps.commit.do_send(Flush);
             return;
@@ -608,8 +604,6 @@ impl Actor for Shard {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.deps.stats.shops.add(-(self.shops.len() as i64));
-        let unapplied = self.queue.iter().chain(&self.current).filter(|_| self.mode == Mode::Live).map(|b| b.len() as i64);
-        self.deps.stats.lag.add(-unapplied.sum::<i64>());
     }
 }
 
@@ -621,7 +615,6 @@ impl Handler<Deliver> for Shard {
             self.queue_gate.leave(self.partition, &*self.deps.consumer);
             return;
         }
-        self.deps.stats.lag.add(batch.len() as i64);
         self.queue.push_back(batch);
         self.step(ctx);
     }

@@ -67,7 +67,7 @@ pub struct EngineStats {
     pub shops: Gauge,
     /// Live variant actors.
     pub variants: Gauge,
-    /// Facts delivered and not applied yet.
+    /// Offsets between what is applied and the end of the log, over the live partitions of this node.
     pub lag: Gauge,
     /// The last few decisions, newest last.
     recent: Mutex<Vec<Decision>>,

@@ -42,7 +42,7 @@ impl Collector for EngineCollector {
         let gauges = [
             ("shops", "Shops that live on this node", s.shops.get()),
             ("variants", "Variants that live on this node", s.variants.get()),
-            ("facts_lag", "Facts delivered to this node and not applied yet", s.lag.get()),
+            ("facts_lag", "Offsets from what is applied to the end of the log, over the partitions of this node", s.lag.get()),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);

@@ -9,7 +9,7 @@ use super::session::{Purpose, Session};
 use super::world::World;
 use super::{DONE, FAILED, Fault, asynchronously};
 use crate::admin::Command;
-use crate::config::{Config, Env, LogKind, master_key};
+use crate::config::{Config, Env, LogKind, master_key, would_make_master_key};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  stockwarden check --config node-a.toml")]
@@ -84,11 +84,12 @@ fn settings(world: &dyn World, config: &Config, env: &Env, found: &mut Findings)
             None => found.ok(&key, format!("kind {}", handler.kind)),
         }
     }
+    if let Some(path) = would_make_master_key(config, env) {
+        found.ok("master key", format!("none yet; the first command that needs it makes one in {}", path.display()));
+        return;
+    }
     match master_key(config, env) {
-        Ok(key) => match key.generated {
-            Some(path) => found.ok("master key", format!("made in {}; keep a copy apart from backups", path.display())),
-            None => found.ok("master key", "found"),
-        },
+        Ok(_) => found.ok("master key", "found"),
         Err(e) => found.problem("master key", e.to_string(), "without the key no secret of a shop can be sealed or opened"),
     }
 }

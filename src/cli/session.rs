@@ -14,7 +14,8 @@ use super::world::World;
 use super::{Context, Fault};
 use crate::admin::{Admin, Command, Reply};
 use crate::api::control::{self, ControlError};
-use crate::config::{Config, Env, LogKind, master_key};
+use crate::config::{Config, Env, LogKind, MasterKey, master_key, would_make_master_key};
+use crate::vault::Vault;
 
 /// A command that scans a large log takes its time.
 const ANSWER: Duration = Duration::from_secs(300);
@@ -87,7 +88,15 @@ impl Session {
     }
 
     async fn here(world: &dyn World, config: &Config, env: &Env, out: Out, purpose: Purpose) -> Result<Session, Fault> {
-        let key = master_key(config, env).map_err(|e| Fault::new("there is no usable master key").because(e.to_string()))?;
+        let unusable = |why: String| Fault::new("there is no usable master key").because(why);
+        let key = match purpose {
+            // Whoever only looks seals nothing: a key for the moment will do, and none is left behind.
+            Purpose::Check if would_make_master_key(config, env).is_some() => {
+                let vault = Vault::new_key().and_then(|key| Vault::from_base64(&key)).map_err(|e| unusable(e.to_string()))?;
+                MasterKey { vault, generated: None }
+            }
+            _ => master_key(config, env).map_err(|e| unusable(e.to_string()))?,
+        };
         if let Some(path) = &key.generated {
             out.remark(&format!(
                 "made a master key in {}; secrets are sealed under it, so keep a copy apart from the store's backups",

@@ -45,6 +45,17 @@ pub fn master_key(config: &Config, env: &Env) -> Result<MasterKey, MasterKeyErro
     }
 }
 
+/// Where [`master_key`] would make a key, if it were asked now.
+pub fn would_make_master_key(config: &Config, env: &Env) -> Option<PathBuf> {
+    let given = env.get(MASTER_KEY).is_some_and(|t| !t.trim().is_empty());
+    match &config.store.url {
+        StoreUrl::Sqlite(path) if !given && path.starts_with(&config.data_dir) => {
+            Some(config.data_dir.join(FILE)).filter(|file| !file.exists())
+        }
+        _ => None,
+    }
+}
+
 fn from_file(path: &Path) -> Result<MasterKey, MasterKeyError> {
     let bad = |reason: String| MasterKeyError::BadFile { path: path.to_owned(), reason };
     let made = match read(path) {

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
-pub use master_key::{MASTER_KEY, MasterKey, MasterKeyError, master_key};
+pub use master_key::{MASTER_KEY, MasterKey, MasterKeyError, master_key, would_make_master_key};
 pub use reader::nearest;
 pub use secret::{Secret, SecretError, SecretRef};
 pub use source::Env;

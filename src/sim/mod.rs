@@ -9,6 +9,7 @@
 //! counts it.
 
 mod bodies;
+mod delivery;
 mod generator;
 mod histogram;
 mod profile;
@@ -23,7 +24,8 @@ pub mod screen;
 pub mod sinks;
 pub mod standins;
 
-pub use generator::{Delivery, Phase, RecordHeaders, Simulation};
+pub use delivery::{Delivery, Phase, RecordHeaders};
+pub use generator::Simulation;
 pub use histogram::{Histogram, Percentiles};
 pub use profile::Profile;
 pub use settings::{BadSettings, Faults, Settings};

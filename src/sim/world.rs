@@ -265,7 +265,7 @@ mod tests {
         let settings = Settings { shops: 50, variants: 5_000, ..Settings::default() };
         let mut rng = SmallRng::seed_from_u64(3);
         let world = World::new(&settings, 100.0, 1000.0, &mut rng);
-        let mut sold = vec![0u32; 50];
+        let mut sold = [0u32; 50];
         for _ in 0..100_000 {
             sold[world.shop_of(world.popularity.sample(&mut rng))] += 1;
         }

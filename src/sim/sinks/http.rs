@@ -8,7 +8,7 @@ use reqwest::{Client, StatusCode, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::sim::generator::{Delivery, Phase};
+use crate::sim::delivery::{Delivery, Phase};
 use crate::sim::shopify_signature;
 
 use super::report::Tally;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::events::record::NewRecord;
 use crate::ports::{EventLog, LogError};
-use crate::sim::generator::{Delivery, Phase, RecordHeaders};
+use crate::sim::delivery::{Delivery, Phase, RecordHeaders};
 
 use super::report::Tally;
 use super::{Counters, Pace, Report, Schedule, Stop, sleep_or_stop};

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use super::until;
 use crate::support::kafka::broker;
 
 /// Writes one record to partition 0 (Produce v3, record batch v2, acks=all).
@@ -55,16 +56,29 @@ pub fn produce(topic: &str, headers: &[(&[u8], &[u8])], value: &[u8]) {
     request.extend((batch.len() as i32).to_be_bytes());
     request.extend(batch);
 
+    // A leader that was elected a moment ago may not know it yet; client libraries try again as well.
+    until("the broker takes a record written by hand", || match error_of(&request, topic) {
+        0 => true,
+        UNKNOWN_TOPIC | LEADER_NOT_AVAILABLE | NOT_LEADER => false,
+        other => panic!("the broker refused the record: error {other}"),
+    });
+}
+
+const UNKNOWN_TOPIC: i16 = 3;
+const LEADER_NOT_AVAILABLE: i16 = 5;
+const NOT_LEADER: i16 = 6;
+
+fn error_of(request: &[u8], topic: &str) -> i16 {
     let mut broker = TcpStream::connect(broker()).expect("broker");
     broker.write_all(&(request.len() as i32).to_be_bytes()).expect("write");
-    broker.write_all(&request).expect("write");
+    broker.write_all(request).expect("write");
     let mut length = [0; 4];
     broker.read_exact(&mut length).expect("read");
     let mut answer = vec![0; i32::from_be_bytes(length) as usize];
     broker.read_exact(&mut answer).expect("read");
     // correlation, one topic, its name, one partition, its number, then the error
     let at = 4 + 4 + 2 + topic.len() + 4 + 4;
-    assert_eq!(answer[at..at + 2], [0, 0], "the broker took the record");
+    i16::from_be_bytes([answer[at], answer[at + 1]])
 }
 
 fn text(to: &mut Vec<u8>, s: &str) {

@@ -1,7 +1,8 @@
 //! An independent reading of the log: what the state and the decisions have to be, computed the obvious way.
 //!
-//! One thread, hash maps, `serde_json::Value`, nothing of `src/domain` or of the codec. It was written from DESIGN §2, §4,
-//! §10 and RULES R1, R2 alone; where it and the engine differ, one of them is wrong, or the design is not clear.
+//! One thread, hash maps, `serde_json::Value`, nothing of `src/domain` or of the codec. It follows DESIGN §2, §4, §10 and RULES
+//! R1, R2; where those leave a choice it was settled with a look at what the engine does (see below), the code is its own.
+//! Where it and the engine differ, one of them is wrong.
 //!
 //! Where the design leaves a choice, it reads:
 //! - A crossing during a cool-down waits for its end, and fires with the next fact about the same level, or the next tick, if

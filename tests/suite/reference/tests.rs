@@ -209,9 +209,9 @@ fn a_shop_rule_sees_the_sum_and_what_is_under_way_at_its_locations() {
 fn a_crossing_in_the_cool_down_fires_after_it() {
     let cool = rule(|r| r["cool_down"] = json!("10m"));
     // Fires at offset 2, crosses again at 4, cool until minute 12.
-    let log = Log::with(&[cool.clone()]).levels(&[20, 9, 30, 9, 8]);
+    let log = Log::with(std::slice::from_ref(&cool)).levels(&[20, 9, 30, 9, 8]);
     assert_eq!(log.decisions().len(), 1);
-    let log = Log::with(&[cool.clone()]).levels(&[20, 9, 30, 9, 8, 8, 8, 8, 8, 8, 8, 8]);
+    let log = Log::with(std::slice::from_ref(&cool)).levels(&[20, 9, 30, 9, 8, 8, 8, 8, 8, 8, 8, 8]);
     assert_eq!(log.decisions().iter().map(|d| d.0).collect::<Vec<_>>(), [2, 12]);
     let mut log = Log::with(&[cool]).levels(&[20, 9, 30, 9]);
     log.offset = 20;
@@ -253,7 +253,7 @@ fn a_gradient_rule_fires_on_fast_sales_and_not_on_few() {
     let gradient = json!({"id": "g", "scope": "shop", "cool_down": "0s", "trigger": {"kind": "gradient", "probability": 0.8, "horizon": "6h"}});
     // A unit a minute from 500: after half an hour some 30 units are sold, 6 h would sell about 360.
     let falling: Vec<i64> = (0..200).map(|i| 500 - i).collect();
-    let decisions = Log::with(&[gradient.clone()]).levels(&falling).decisions();
+    let decisions = Log::with(std::slice::from_ref(&gradient)).levels(&falling).decisions();
     assert_eq!(decisions.len(), 1);
     assert!((30..190).contains(&decisions[0].0), "{decisions:?}");
     let slow: Vec<i64> = (0..3).map(|i| 500 - i).collect();
