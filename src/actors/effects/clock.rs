@@ -8,9 +8,12 @@ use futures::future::BoxFuture;
 
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> DateTime<Utc>;
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
-    /// Until a point in time, so that what passes between the look at the clock and the sleep is not slept again.
+    /// Resolves when the clock has reached `at`.
     fn sleep_until(&self, at: DateTime<Utc>) -> BoxFuture<'static, ()>;
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.sleep_until(self.now() + duration)
+    }
 }
 
 /// Evenly distributed in [0, 1).
@@ -40,11 +43,7 @@ impl<F: Fn() -> DateTime<Utc> + Send + Sync + 'static> Clock for Live<F> {
         (self.0)()
     }
 
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep(duration))
-    }
-
     fn sleep_until(&self, at: DateTime<Utc>) -> BoxFuture<'static, ()> {
-        self.sleep((at - self.now()).to_std().unwrap_or_default())
+        Box::pin(tokio::time::sleep((at - self.now()).to_std().unwrap_or_default()))
     }
 }

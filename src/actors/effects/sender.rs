@@ -95,11 +95,12 @@ impl Sender {
     /// Sends until `stop` says true or its other end is gone. What is under way then runs on; dropping the future does not end it.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
-            let began = self.shared.env.clock.now();
-            let until = began + self.round().await;
+            // Counted from before the look, so that nothing that falls due during it is slept over.
+            let begun = self.shared.env.clock.now();
+            let next = begun + self.round().await;
             tokio::select! {
                 () = self.wake.notified() => {}
-                () = self.shared.env.clock.sleep_until(until) => {}
+                () = self.shared.env.clock.sleep_until(next) => {}
                 changed = stop.changed() => if changed.is_err() { return },
             }
         }

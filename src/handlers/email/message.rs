@@ -56,9 +56,10 @@ pub fn message_id(decision: Uuid, route_id: &str, from: &Address) -> String {
     format!("<{local}@{domain}>")
 }
 
-/// One line, without control characters.
+/// One line, without control characters, also those that turn the direction of what is read (a quantity, for example).
 fn line(text: &str) -> String {
-    text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.split(|c: char| c.is_whitespace() || c.is_control() || turns(c)).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn cut(text: String, limit: usize) -> String {

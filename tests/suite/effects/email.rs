@@ -120,9 +120,9 @@ async fn titles_from_outside_add_no_header_no_recipient_and_no_markup() {
     let mail = String::from_utf8(mails[0].clone()).expect("ASCII");
     let head = mail.split("\r\n\r\n").next().expect("head");
     assert!(!head.split("\r\n").any(|l| l.to_ascii_lowercase().starts_with("bcc")), "{head}");
-    // In the subject and in plain text markup is text; in HTML it would be markup.
-    let html = mail.split("Content-Type: text/html").nth(1).expect("an HTML part").split("\r\n--").next().expect("its end");
-    assert!(!html.contains("<script>") && !html.contains("<img"), "{mail}");
+    let html =
+        mail.split("text/html").nth(1).and_then(|rest| rest.split("</html>").next()).expect("an HTML part").replace("=\r\n", "");
+    assert!(html.contains("&lt;script&gt;") && !html.contains("<script>") && !html.contains("<img"), "{html}");
     // The address itself is refused when it brings more than itself.
     let bad = handler.prepare(&mail_job(&decision(1), "a@b.example\r\nBcc: victim@example.net"), Utc::now());
     assert!(bad.is_err_and(|e| e.contains("address")));

@@ -41,15 +41,10 @@ impl Clock for TestClock {
         *self.0.borrow()
     }
 
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        self.sleep_until(self.now() + duration)
-    }
-
-    fn sleep_until(&self, until: DateTime<Utc>) -> BoxFuture<'static, ()> {
-        let mut now = self.0.subscribe();
-        let keep = self.0.clone();
+    fn sleep_until(&self, at: DateTime<Utc>) -> BoxFuture<'static, ()> {
+        let (mut now, keep) = (self.0.subscribe(), self.0.clone());
         Box::pin(async move {
-            let _ = now.wait_for(|now| *now >= until).await;
+            let _ = now.wait_for(|now| *now >= at).await;
             drop(keep);
         })
     }
