@@ -47,6 +47,11 @@ const UNCOMMITTED_BATCHES: usize = 16;
 #[rtype(result = "()")]
 pub struct Deliver(pub RecordBatch);
 
+/// Begin to work: the shard stands in the table, so what is meant for it finds it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Begin;
+
 /// The batch under way is done.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -353,12 +358,8 @@ impl Shard {
         for name in std::mem::take(&mut self.touched) {
             let Some(entry) = self.shops.get_mut(&name) else { continue };
             let items = std::mem::take(&mut entry.pending);
-            let offset = batch.first_offset().unwrap_or(-1);
-            if entry.addr.try_send(ShopBatch { scope: scope.clone(), items }).is_err() {
-                // Its mailbox holds one batch at most, so it can only have died.
-                let message = "the shop's actor takes no messages".to_owned();
-                scope.with(|o| o.deaths.push(Death { shop: name.clone(), variant: None, offset, message }));
-            }
+            // Bounded: one batch is under way. A shop that died has said so, and took the shard with it.
+            entry.addr.do_send(ShopBatch { scope: scope.clone(), items });
         }
         self.current = Some(batch);
     }
@@ -525,8 +526,8 @@ impl Shard {
         }
         for entry in self.shops.values_mut().filter(|e| e.dirty) {
             entry.dirty = false;
-            // A shop that takes no messages has died, and the next batch says so.
-            let _ = entry.addr.try_send(CollectShop(collection.clone()));
+            // Bounded: one collection is under way.
+            entry.addr.do_send(CollectShop(collection.clone()));
         }
         self.collecting =
             Some(Collecting { facts: self.applied, decisions: self.decisions, snapshots: None, since: self.wall_clock() });
@@ -599,11 +600,18 @@ impl Actor for Shard {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Batches are counted by `table::Queue`; the rest are queries and answers, a few a batch.
         ctx.set_mailbox_capacity(256);
-        self.step(ctx);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.deps.stats.shops.add(-(self.shops.len() as i64));
+    }
+}
+
+impl Handler<Begin> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, _: Begin, ctx: &mut Self::Context) {
+        self.step(ctx);
     }
 }
 

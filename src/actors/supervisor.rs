@@ -16,7 +16,7 @@ use super::batch::Death;
 use super::commit::{Commit, Forget};
 use super::recovery::{self, Recovered, RecoveryError};
 use super::settings::EngineSettings;
-use super::shard::{Drain, Shard, ShardDeps};
+use super::shard::{Begin, Drain, Shard, ShardDeps};
 use super::snapshotter::Snapshotter;
 use super::stats::EngineStats;
 use super::table::{Phase, Queue, ShardRef, ShardTable};
@@ -248,7 +248,9 @@ impl Handler<Found> for Supervisor {
                 let addr = Shard::start_in_arbiter(&self.arbiters[owned.arbiter], move |_| {
                     Shard::new(partition, deps, recovered, gate, phase, applied)
                 });
-                self.table.put(ShardRef::new(partition, addr, phase_seen, applied_seen, queue));
+                self.table.put(ShardRef::new(partition, addr.clone(), phase_seen, applied_seen, queue));
+                // Only now: a batch that finds no shard is given back, and nobody would call for it again.
+                addr.do_send(Begin);
             }
             Err(e) if e.is_passing() => {
                 tracing::warn!(partition, error = %e, "recovery has to wait");

@@ -88,7 +88,9 @@ async fn a_million_facts_end_with_the_state_and_the_decisions_of_the_plain_fold(
         }
     }
     let expected = reference.outcome();
-    assert_eq!(expected.counts.unreadable, 0);
+    // Payloads cut to their id, without headers: nobody can say what they are (DESIGN §10).
+    let letters: usize = site.read_all(Topic::DeadLetters).iter().map(RecordBatch::len).sum();
+    assert_eq!(letters as u64, expected.counts.unreadable);
     assert!(expected.counts.stale_levels > FACTS / 100, "the transport's faults are in the load: {:?}", expected.counts);
     assert_eq!(expected.variants.len(), VARIANTS);
     if let Some(difference) = first_difference("variants", &expected.variants, &actual) {
@@ -100,7 +102,6 @@ async fn a_million_facts_end_with_the_state_and_the_decisions_of_the_plain_fold(
     if let Some(difference) = first_difference("decisions", &expected.decisions, &decided) {
         panic!("{difference}");
     }
-    assert!(site.read_all(Topic::DeadLetters).is_empty());
     site.remove().await;
 }
 

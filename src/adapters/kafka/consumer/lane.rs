@@ -22,6 +22,9 @@ pub(super) struct Lane {
     pub(super) expected: Offset,
     /// Offset up to which the sink has been told.
     told: Offset,
+    /// A record was taken since the last seek. Before, librdkafka's position is still that of what it had buffered and dropped:
+    /// believing it skips facts.
+    moved: bool,
     batch: RecordBatch,
     /// Of the last batch, to size the next.
     usual: (usize, usize),
@@ -29,7 +32,14 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn held(partition: Partition, at: Offset) -> Self {
-        Lane { phase: Phase::Held, expected: at, told: at, batch: RecordBatch::new(partition, at), usual: (64, 16 * 1024) }
+        Lane {
+            phase: Phase::Held,
+            expected: at,
+            told: at,
+            moved: false,
+            batch: RecordBatch::new(partition, at),
+            usual: (64, 16 * 1024),
+        }
     }
 
     /// Begins at `from`, whatever was under way.
@@ -37,6 +47,7 @@ impl Lane {
         self.phase = Phase::Starting;
         self.expected = from;
         self.told = from;
+        self.moved = false;
         self.batch = RecordBatch::new(self.batch.partition, from);
     }
 
@@ -50,12 +61,13 @@ impl Lane {
         }
         copy::push(&mut self.batch, m);
         self.expected = m.offset() + 1;
+        self.moved = true;
         self.batch.len() >= MAX_BATCH_RECORDS || self.batch.bytes() >= MAX_BATCH_BYTES
     }
 
     /// librdkafka stands at `at`: markers and aborted records below it are behind us.
     pub(super) fn advance(&mut self, at: Offset) {
-        if self.phase == Phase::Running && at > self.expected {
+        if self.phase == Phase::Running && self.moved && at > self.expected {
             self.expected = at;
             self.batch.next_offset = at;
         }
@@ -81,6 +93,7 @@ impl Lane {
         self.told = batch.first_offset().unwrap_or(batch.next_offset).min(batch.next_offset - 1);
         self.expected = batch.next_offset;
         self.batch = batch;
+        self.moved = false;
         self.phase = Phase::Full;
     }
 }
