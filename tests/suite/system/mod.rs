@@ -163,8 +163,8 @@ async fn records_of_foreign_producers_are_understood_or_become_dead_letters() {
                 r#"{{"id":{},"inventory_item_id":{},"sku":"{}","title":"{}"}}"#,
                 9_007_199_254_740_993 + i,
                 5000 + i,
-                "S".repeat(200),
-                "T".repeat(200)
+                "S".repeat(300),
+                "T".repeat(300)
             )
         })
         .collect();
