@@ -80,25 +80,6 @@ fn refused_batches_are_offered_again_and_no_record_is_lost_or_doubled_under_stre
     member.handle.leave();
 }
 
-#[test]
-fn the_next_offset_reaches_past_transaction_markers() {
-    let log = fresh_log(1);
-    let member = Member::join(&log, Group::Shards, Topic::Facts);
-    member.assigned(1);
-    member.handle.start(0, 0);
-    block_on(log.append_atomically(vec![fact(0, "a")])).expect("appended");
-    let (offsets, mut next) = member.offsets(1);
-    assert_eq!(offsets, [0]);
-    while next < 2 {
-        // The marker came after the batch: a batch without records brings the news.
-        let Told::Batch(batch) = member.next() else { continue };
-        assert!(batch.is_empty());
-        next = batch.next_offset;
-    }
-    assert_eq!((next, log.watermarks(Topic::Facts, 0).expect("watermarks").1), (2, 2));
-    member.handle.leave();
-}
-
 fn handover(properties: &[(&str, &str)]) {
     let mut settings = fresh_settings(6);
     settings.properties = properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();

@@ -16,6 +16,10 @@ pub(super) enum Phase {
     Full,
 }
 
+/// Off: under load the position was seen ahead of what was delivered, and facts were skipped (DESIGN §7.2). Until that is
+/// understood a trailing transaction marker stays ahead of the group's offset until the next record.
+const TRUST_POSITION: bool = false;
+
 pub(super) struct Lane {
     pub(super) phase: Phase,
     /// Offset of the next record to take. What lies below was buffered before a seek or a pause and is dropped.
@@ -67,7 +71,7 @@ impl Lane {
 
     /// librdkafka stands at `at`: markers and aborted records below it are behind us.
     pub(super) fn advance(&mut self, at: Offset) {
-        if self.phase == Phase::Running && self.moved && at > self.expected {
+        if TRUST_POSITION && self.phase == Phase::Running && self.moved && at > self.expected {
             self.expected = at;
             self.batch.next_offset = at;
         }
