@@ -9,6 +9,7 @@ use super::params::Params;
 use super::problem::{Kind, Problem};
 use super::{NodeRole, State};
 use crate::events::ids::VariantId;
+use crate::events::record::Position;
 use crate::ports::queries::{Queries, QueryError, VariantFilter};
 
 const DEFAULT_LIMIT: usize = 100;
@@ -25,7 +26,7 @@ pub async fn shops(request: HttpRequest, state: Data<State>) -> Result<HttpRespo
 pub async fn shop(request: HttpRequest, path: Path<String>, state: Data<State>) -> Result<HttpResponse, Problem> {
     let caller = state.tokens.reader(&request).await?;
     let after = Params::read(&request, &["after"])?.parsed("after", "a position such as 3:1042")?;
-    let shop = visible(&state, &caller, &path).await?;
+    let shop = visible(&state, &caller, &path, after).await?;
     let view = state.queries()?.shop(&shop, after, state.limits.query_wait).await.map_err(problem)?;
     Ok(HttpResponse::Ok().json(view))
 }
@@ -44,7 +45,7 @@ pub async fn variants(request: HttpRequest, path: Path<String>, state: Data<Stat
         return Err(Problem::new(Kind::BadRequest, format!("limit={} is not a number from 1 to {MAX_LIMIT}", filter.limit)));
     }
     let after = params.parsed("after", "a position such as 3:1042")?;
-    let shop = visible(&state, &caller, &path).await?;
+    let shop = visible(&state, &caller, &path, after).await?;
     let page = state.queries()?.variants(&shop, filter, after, state.limits.query_wait).await.map_err(problem)?;
     let next = page.next.map(|id| id.to_string());
     Ok(HttpResponse::Ok().json(json!({ "variants": page.variants, "next_cursor": next })))
@@ -58,20 +59,21 @@ pub async fn variant(request: HttpRequest, path: Path<(String, String)>, state: 
         let told: String = variant.chars().take(64).collect();
         Problem::new(Kind::BadRequest, format!("\"{}\" is not a variant's numeric id", told.escape_debug()))
     })?;
-    let shop = visible(&state, &caller, &shop).await?;
+    let shop = visible(&state, &caller, &shop, after).await?;
     let view = state.queries()?.variant(&shop, id, after, state.limits.query_wait).await.map_err(problem)?;
     Ok(HttpResponse::Ok().json(view))
 }
 
-/// The shop's log key, if the caller may see it. A shop of others looks like one that is not there (DESIGN §7.10).
-async fn visible(state: &State, caller: &Caller, shop: &str) -> Result<String, Problem> {
+/// The shop's log key, if the caller may see it. A shop of others looks like one that is not there (DESIGN §7.10). A shop may
+/// have come into being with the very fact that the caller waits for, so `after` holds for looking it up as well.
+async fn visible(state: &State, caller: &Caller, shop: &str, after: Option<Position>) -> Result<String, Problem> {
     let queries = state.queries()?;
     // Shops' domains know no case; keys of stores do.
     let key = if shop.starts_with("store:") { shop.to_owned() } else { shop.to_ascii_lowercase() };
     let organisation = match state.shops.known(&key) {
         Some(known) => Some(known.organisation.clone()),
         // A shop that came in through the log (DESIGN §1) stands in no registry; the engine knows it.
-        None => match queries.shop(&key, None, state.limits.query_wait).await {
+        None => match queries.shop(&key, after, state.limits.query_wait).await {
             Ok(view) => Some(view.organisation),
             Err(QueryError::NoShop(_)) => None,
             Err(e) => return Err(problem(e)),

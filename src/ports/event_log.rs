@@ -67,7 +67,7 @@ pub trait GroupSink: Send {
     /// written any more (DESIGN §3).
     fn revoked(&mut self, partitions: Vec<Partition>, lost: bool);
     /// Gives the batch back when the receiver is full: the partition is paused and the batch offered again after
-    /// [`GroupHandle::resume`].
+    /// [`GroupHandle::resume`]. A batch without records tells that transaction markers were passed.
     fn deliver(&mut self, batch: RecordBatch) -> Result<(), RecordBatch>;
     /// A fault while consuming; the consumer retries by itself.
     fn fault(&mut self, error: LogError);

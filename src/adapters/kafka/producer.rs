@@ -41,7 +41,7 @@ impl Appender {
         if records.is_empty() {
             return Ok(Vec::new());
         }
-        refuse_oversize(&self.settings, &records)?;
+        refuse(&self.settings, &records)?;
         let reports = self.send(&records)?;
         drop(records);
         reports.await.unwrap_or_else(|_| Err(errors::unavailable(DURING, "the producer was closed")))
@@ -80,13 +80,21 @@ impl Live {
     }
 }
 
-/// Refuses what the broker would refuse, before any record of the call is written.
-pub(super) fn refuse_oversize(settings: &KafkaSettings, records: &[NewRecord]) -> Result<(), LogError> {
+/// Refuses what the broker would refuse, before any record of the call is written. A partition of -1 it would not even
+/// refuse: that means any.
+pub(super) fn refuse(settings: &KafkaSettings, records: &[NewRecord]) -> Result<(), LogError> {
     let limit = settings.max_record_bytes;
-    match records.iter().map(size).find(|size| *size > limit) {
-        Some(size) => Err(LogError::Refused { size, reason: format!("max_record_bytes is {limit}") }),
-        None => Ok(()),
+    for record in records {
+        let size = size(record);
+        if size > limit {
+            return Err(LogError::Refused { size, reason: format!("max_record_bytes is {limit}") });
+        }
+        if let Some(partition) = record.partition.filter(|p| !(0..settings.partitions).contains(p)) {
+            let reason = format!("there is no partition {partition}; there are {}", settings.partitions);
+            return Err(LogError::Refused { size, reason });
+        }
     }
+    Ok(())
 }
 
 /// Key, value and headers, as `max_record_bytes` counts them.

@@ -22,8 +22,10 @@ pub(super) struct KafkaReader {
     topic: String,
     partition: Partition,
     position: Offset,
-    /// A record beyond `until` was taken off the queue; before reading on, go back to `position`.
+    /// A record at or past `until` was taken off the queue; before reading on, go back to `position`.
     overshot: bool,
+    /// librdkafka's position from before the last seek, which it keeps until it delivers something.
+    stale: Option<Offset>,
     /// Of the last batch, to size the next.
     usual: (usize, usize),
 }
@@ -35,11 +37,20 @@ impl KafkaReader {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, At::Offset(from)).map_err(|e| errors::map(&during, &e))?;
         consumer.assign(&list).map_err(|e| errors::map(&during, &e))?;
-        Ok(KafkaReader { consumer, topic: topic.to_owned(), partition, position: from, overshot: false, usual: (64, 16 * 1024) })
+        Ok(KafkaReader {
+            consumer,
+            topic: topic.to_owned(),
+            partition,
+            position: from,
+            overshot: false,
+            stale: None,
+            usual: (64, 16 * 1024),
+        })
     }
 
     fn go_back(&mut self) -> Result<(), LogError> {
         let at = At::Offset(self.position);
+        self.stale = self.consumed();
         self.consumer.seek(&self.topic, self.partition, at, SEEK).map_err(|e| errors::map(&self.during(), &e))?;
         self.overshot = false;
         Ok(())
@@ -50,9 +61,17 @@ impl KafkaReader {
         if self.overshot {
             return;
         }
-        let Ok(list) = self.consumer.position() else { return };
-        if let Some(At::Offset(at)) = list.find_partition(&self.topic, self.partition).map(|e| e.offset()) {
+        if let Some(at) = self.consumed().filter(|at| Some(*at) != self.stale) {
+            self.stale = None;
             self.position = self.position.max(at);
+        }
+    }
+
+    /// After the last thing that librdkafka handed out, transaction markers included.
+    fn consumed(&self) -> Option<Offset> {
+        match self.consumer.position().ok()?.find_partition(&self.topic, self.partition)?.offset() {
+            At::Offset(at) => Some(at),
+            _ => None,
         }
     }
 
@@ -78,13 +97,14 @@ impl PartitionReader for KafkaReader {
             match self.consumer.poll(patience) {
                 Some(Ok(m)) if m.offset() < self.position => {}
                 Some(Ok(m)) if m.offset() >= until => {
-                    self.position = m.offset();
+                    self.position = until;
                     self.overshot = true;
                     break;
                 }
                 Some(Ok(m)) => {
                     copy::push(&mut batch, &m);
                     self.position = m.offset() + 1;
+                    self.stale = None;
                 }
                 Some(Err(e)) => match errors::map(&self.during(), &e) {
                     LogError::Unavailable { reason, .. } => trouble = Some((e.rdkafka_error_code(), reason)),
@@ -110,7 +130,7 @@ impl PartitionReader for KafkaReader {
         if batch.is_empty() {
             return Ok(None);
         }
-        batch.next_offset = if self.overshot { batch.next_offset.max(until) } else { self.position };
+        batch.next_offset = self.position;
         self.usual = (batch.len(), batch.bytes());
         Ok(Some(batch))
     }

@@ -70,13 +70,17 @@ impl Known {
     }
 
     fn find(&self, shop: &str, after: Option<Position>) -> Result<ShopView, QueryError> {
-        let shops = self.shops.lock().expect("lock");
-        let found = shops.iter().find(|s| s.shop == shop).cloned().ok_or_else(|| QueryError::NoShop(shop.into()))?;
         match after {
-            Some(after) if after.partition != 3 => Err(QueryError::BadRequest(format!("{after} is of another partition"))),
-            Some(after) if after.offset > 7 => Err(QueryError::Behind { after, retry_after: Duration::from_millis(1500) }),
-            _ => Ok(found),
+            Some(after) if after.partition != 3 => {
+                return Err(QueryError::BadRequest(format!("{after} is of another partition")));
+            }
+            Some(after) if after.offset > 7 => {
+                return Err(QueryError::Behind { after, retry_after: Duration::from_millis(1500) });
+            }
+            _ => {}
         }
+        let shops = self.shops.lock().expect("lock");
+        shops.iter().find(|s| s.shop == shop).cloned().ok_or_else(|| QueryError::NoShop(shop.into()))
     }
 }
 
@@ -188,6 +192,9 @@ async fn what_is_not_applied_yet_is_a_503_with_retry_after_and_what_is_not_there
     let behind = site.get(&format!("/v1/shops/{SHOP}/variants/1?after=3:8"), &token).await;
     assert_eq!(behind.headers()["retry-after"], "2");
     assert_eq!(problem(behind).await.0, 503);
+    // Also a shop that nobody has heard of: the very fact that is waited for may be its first.
+    assert_eq!(problem(site.get("/v1/shops/new.myshopify.com?after=3:8", &token).await).await.0, 503);
+    assert_eq!(problem(site.get("/v1/shops/new.myshopify.com?after=3:7", &token).await).await.0, 404);
     assert_eq!(problem(site.get(&format!("/v1/shops/{SHOP}/variants/1?after=2:1"), &token).await).await.0, 400);
     let (status, told) = problem(site.get(&format!("/v1/shops/{SHOP}/variants/5"), &token).await).await;
     assert_eq!(status, 404);

@@ -11,7 +11,10 @@ mod kit;
 use std::sync::Arc;
 
 use stockwarden::adapters::embedded::log::{EmbeddedLog, Options};
+use stockwarden::adapters::kafka::KafkaSettings;
 use stockwarden::ports::EventLog;
+
+use crate::support::kafka as broker;
 
 /// A log with topics of its own, open and prepared.
 pub trait LogUnderTest {
@@ -35,6 +38,7 @@ macro_rules! event_log_contract {
                 an_atomic_append_is_seen_whole_or_not_at_all,
                 appends_of_eight_threads_keep_each_threads_order,
                 a_reader_stops_at_until_and_waits_no_longer_than_told,
+                a_reader_goes_on_where_it_stopped,
                 a_reader_waits_for_what_is_not_there_yet,
                 topics_and_partitions_keep_apart,
                 what_does_not_exist_is_refused,
@@ -66,6 +70,39 @@ macro_rules! event_log_contract {
 }
 
 event_log_contract!(embedded, super::Embedded::fresh);
+event_log_contract!(kafka, super::Kafka::fresh);
+
+/// Topics and groups of its own on the test run's broker.
+struct Kafka {
+    settings: KafkaSettings,
+    log: Option<Arc<dyn EventLog>>,
+}
+
+impl Kafka {
+    fn fresh(partitions: i32) -> Box<dyn LogUnderTest> {
+        let mut settings = broker::fresh_settings(partitions);
+        settings.max_record_bytes = kit::MAX_RECORD;
+        let mut fresh = Kafka { settings, log: None };
+        fresh.reopen();
+        Box::new(fresh)
+    }
+}
+
+impl LogUnderTest for Kafka {
+    fn log(&self) -> Arc<dyn EventLog> {
+        self.log.clone().expect("open")
+    }
+
+    fn reopen(&mut self) {
+        self.log = None;
+        self.log = Some(broker::open(&self.settings));
+    }
+
+    fn second(&self) -> Option<Arc<dyn EventLog>> {
+        let settings = KafkaSettings { node_name: "node-2".into(), ..self.settings.clone() };
+        Some(broker::open(&settings))
+    }
+}
 
 struct Embedded {
     dir: tempfile::TempDir,

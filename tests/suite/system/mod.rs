@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use node::{Client, Site};
 use serde_json::Value;
+use stockwarden::events::fact::{FactType, header};
 use stockwarden::events::record::{NewRecord, Topic};
 use stockwarden::ports::SnapshotStore;
 
@@ -107,6 +108,12 @@ async fn sell(site: &Site, from_second: u32, levels: &[i64]) {
     }
 }
 
+fn outcomes(site: &Site) -> usize {
+    let outcome = FactType::EffectSettled.as_str();
+    let facts = site.read_all(Topic::Facts);
+    facts.iter().flat_map(|b| b.iter()).filter(|r| r.headers.text(header::FACT) == Some(outcome)).count()
+}
+
 fn decided(site: &Site) -> usize {
     crate::engine::harness::decisions(&*site.log).len()
 }
@@ -128,6 +135,8 @@ async fn a_killed_node_resumes_and_a_replay_from_nothing_gives_the_same_bytes() 
     sell(&site, 20, &[8, 7]).await;
 
     let node = site.start();
+    // The fates of the decisions are facts as well, and come when they come.
+    site.until("each route has its outcome", || outcomes(&site) >= 80).await;
     Client::new(&node, &token).catch_up(&site).await;
     let told = node.stop();
     let kept = states(&site).await;
@@ -145,7 +154,7 @@ async fn a_killed_node_resumes_and_a_replay_from_nothing_gives_the_same_bytes() 
     let replayed = states(&site).await;
     assert_eq!(replayed.len(), kept.len());
     for (before, after) in kept.iter().zip(&replayed) {
-        assert_eq!(before, after);
+        assert_eq!(before, after, "the node told:\n{told}");
     }
     assert_eq!(decided(&site), 80, "replay decides nothing");
     site.remove().await;

@@ -101,6 +101,14 @@ impl Site {
         crate::engine::harness::read_all(&*self.log, topic)
     }
 
+    /// Waits for what nobody tells of; `holds` looks at the topics.
+    pub async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !tokio::task::block_in_place(&holds) {
+            assert!(Instant::now() < deadline, "in vain: {what}");
+        }
+    }
+
     pub async fn remove(mut self) {
         if let Some(database) = self.database.take() {
             database.remove().await;

@@ -16,19 +16,16 @@ pub(super) enum Phase {
     Full,
 }
 
-/// Off: under load the position was seen ahead of what was delivered, and facts were skipped (DESIGN §7.2). Until that is
-/// understood a trailing transaction marker stays ahead of the group's offset until the next record.
-const TRUST_POSITION: bool = false;
-
 pub(super) struct Lane {
     pub(super) phase: Phase,
     /// Offset of the next record to take. What lies below was buffered before a seek or a pause and is dropped.
     pub(super) expected: Offset,
     /// Offset up to which the sink has been told.
     told: Offset,
-    /// A record was taken since the last seek. Before, librdkafka's position is still that of what it had buffered and dropped:
-    /// believing it skips facts.
-    moved: bool,
+    /// librdkafka's position from before the last seek, which it keeps until it delivers something: it may be that of records
+    /// that were dropped here, and believing it would skip them. A lone marker that leads to the same place goes unnoticed until
+    /// the next record.
+    stale: Option<Offset>,
     batch: RecordBatch,
     /// Of the last batch, to size the next.
     usual: (usize, usize),
@@ -40,7 +37,7 @@ impl Lane {
             phase: Phase::Held,
             expected: at,
             told: at,
-            moved: false,
+            stale: None,
             batch: RecordBatch::new(partition, at),
             usual: (64, 16 * 1024),
         }
@@ -51,8 +48,13 @@ impl Lane {
         self.phase = Phase::Starting;
         self.expected = from;
         self.told = from;
-        self.moved = false;
         self.batch = RecordBatch::new(self.batch.partition, from);
+    }
+
+    /// Was sought to `expected` and resumed; `stale` is librdkafka's position from before.
+    pub(super) fn run(&mut self, stale: Option<Offset>) {
+        self.phase = Phase::Running;
+        self.stale = stale;
     }
 
     /// Takes a record; true when the batch is to be delivered at once.
@@ -65,13 +67,17 @@ impl Lane {
         }
         copy::push(&mut self.batch, m);
         self.expected = m.offset() + 1;
-        self.moved = true;
+        self.stale = None;
         self.batch.len() >= MAX_BATCH_RECORDS || self.batch.bytes() >= MAX_BATCH_BYTES
     }
 
     /// librdkafka stands at `at`: markers and aborted records below it are behind us.
     pub(super) fn advance(&mut self, at: Offset) {
-        if TRUST_POSITION && self.phase == Phase::Running && self.moved && at > self.expected {
+        if self.phase != Phase::Running || self.stale == Some(at) {
+            return;
+        }
+        self.stale = None;
+        if at > self.expected {
             self.expected = at;
             self.batch.next_offset = at;
         }
@@ -97,7 +103,6 @@ impl Lane {
         self.told = batch.first_offset().unwrap_or(batch.next_offset).min(batch.next_offset - 1);
         self.expected = batch.next_offset;
         self.batch = batch;
-        self.moved = false;
         self.phase = Phase::Full;
     }
 }

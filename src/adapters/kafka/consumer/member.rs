@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::Message;
-use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList, TopicPartitionListElem};
 
 use super::assignment::{self, Pending, Place};
 use super::context::{MemberContext, Report};
@@ -15,7 +15,7 @@ use super::lane::{Lane, Phase};
 use super::{Command, GroupConsumer, Shared};
 use crate::adapters::kafka::errors::{self, Throttle};
 use crate::adapters::kafka::settings::{KafkaSettings, Role};
-use crate::events::record::{Partition, RecordBatch};
+use crate::events::record::{Offset, Partition, RecordBatch};
 use crate::ports::event_log::{Assigned, GroupSink, LogError};
 
 /// Rest when there is nothing to do; a record or a command ends it.
@@ -259,13 +259,18 @@ impl Member {
     /// Seeks and resumes. Always to an explicit offset: what librdkafka believes was consumed may be ahead of what the
     /// sink took.
     fn begin_started(&mut self) {
+        if !self.lanes.values().any(|lane| lane.phase == Phase::Starting) {
+            return;
+        }
+        // Before the seek, and nothing is polled in between: what it changes to afterwards is of records after the seek.
+        let before = self.positions();
         for (partition, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.phase == Phase::Starting) {
             let mut list = TopicPartitionList::with_capacity(1);
             list.add_partition(&self.shared.topic, *partition);
             let at = At::Offset(lane.expected);
             let sought = self.consumer.seek(&self.shared.topic, *partition, at, SEEK).and_then(|()| self.consumer.resume(&list));
             match sought {
-                Ok(()) => lane.phase = Phase::Running,
+                Ok(()) => lane.run(before.get(partition).copied()),
                 // librdkafka has not begun the partition, or is still ending its former life; the next round tries again.
                 Err(error) => tracing::debug!(partition, %error, "not started yet"),
             }
@@ -311,12 +316,21 @@ impl Member {
         if !self.lanes.values().any(|lane| lane.phase == Phase::Running) {
             return;
         }
-        let Ok(list) = self.consumer.position() else { return };
-        for element in list.elements() {
-            if let (At::Offset(at), Some(lane)) = (element.offset(), self.lanes.get_mut(&element.partition())) {
+        for (partition, at) in self.positions() {
+            if let Some(lane) = self.lanes.get_mut(&partition) {
                 lane.advance(at);
             }
         }
+    }
+
+    /// Offsets after the last thing that librdkafka handed out, transaction markers included.
+    fn positions(&self) -> HashMap<Partition, Offset> {
+        let Ok(list) = self.consumer.position() else { return HashMap::new() };
+        let known = |e: &TopicPartitionListElem<'_>| match e.offset() {
+            At::Offset(at) => Some((e.partition(), at)),
+            _ => None,
+        };
+        list.elements().iter().filter_map(known).collect()
     }
 
     fn answer(&self, result: rdkafka::error::KafkaResult<()>, what: &str) {

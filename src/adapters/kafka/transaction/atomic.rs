@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use futures::channel::oneshot;
 
 use super::super::errors;
-use super::super::producer::refuse_oversize;
+use super::super::producer::refuse;
 use super::super::settings::KafkaSettings;
 use super::{Failure, Transactor};
 use crate::events::record::{NewRecord, Position};
@@ -32,7 +32,7 @@ impl AtomicAppender {
         if records.is_empty() {
             return Ok(Vec::new());
         }
-        refuse_oversize(&self.settings, &records)?;
+        refuse(&self.settings, &records)?;
         let (reply, answer) = oneshot::channel();
         match self.requests()?.try_send((records, reply)) {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(errors::unavailable(DURING, "its thread has ended"))),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::consumer::Shared;
-use super::super::producer::refuse_oversize;
+use super::super::producer::refuse;
 use super::super::settings::KafkaSettings;
 use super::{Failure, GroupOffsets, Transactor};
 use crate::events::record::{NewRecord, Offset, Partition, Position};
@@ -29,7 +29,7 @@ impl TransactionalWriter for KafkaWriter {
         if records.is_empty() && offsets.is_empty() {
             return Ok(Vec::new());
         }
-        refuse_oversize(&self.settings, records).map_err(|e| CommitError::Aborted(e.to_string()))?;
+        refuse(&self.settings, records).map_err(|e| CommitError::Aborted(e.to_string()))?;
         let carried = if offsets.is_empty() {
             None
         } else {

@@ -180,6 +180,24 @@ pub fn a_reader_stops_at_until_and_waits_no_longer_than_told(fresh: Factory) {
     assert!(started.elapsed() >= A_WHILE && started.elapsed() < PATIENCE);
 }
 
+pub fn a_reader_goes_on_where_it_stopped(fresh: Factory) {
+    let under = fresh(1);
+    let log = under.log();
+    for round in 0..20 {
+        block_on(log.append_atomically(facts(0, round * 5..round * 5 + 5))).expect("appends");
+    }
+    let (_, end) = log.watermarks(Topic::Facts, 0).expect("watermarks");
+    let mut reader = log.reader(Topic::Facts, 0, 0).expect("reader");
+    let mut read = Vec::new();
+    for until in (0..=end).step_by(7).chain([end]) {
+        while let Some(batch) = reader.next(until, PATIENCE).expect("reads") {
+            read.extend(batch.iter().map(|r| kit::text(r.value)));
+        }
+        assert!(reader.position() >= until, "{} but {until}", reader.position());
+    }
+    assert_eq!(read, kit::texts(0..100));
+}
+
 pub fn a_reader_waits_for_what_is_not_there_yet(fresh: Factory) {
     let under = fresh(1);
     let log = under.log();

@@ -1,7 +1,7 @@
 //! Consumer groups and transactions.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -207,13 +207,20 @@ pub fn leaving_revokes_first_and_fences_the_writer(fresh: Factory) {
     log.probe(PATIENCE).expect("the log goes on");
 }
 
-/// Commits once more when it is told to go.
-struct LastCommit(Arc<Mutex<Option<Box<dyn TransactionalWriter>>>>);
+/// Commits once more when its partition is revoked.
+#[derive(Default)]
+struct LastCommit {
+    writer: Arc<Mutex<Option<Box<dyn TransactionalWriter>>>>,
+    assigned: Arc<(Mutex<bool>, Condvar)>,
+}
 
 impl GroupSink for LastCommit {
-    fn assigned(&mut self, _: Vec<Assigned>) {}
+    fn assigned(&mut self, _: Vec<Assigned>) {
+        *self.assigned.0.lock().expect("assigned") = true;
+        self.assigned.1.notify_all();
+    }
     fn revoked(&mut self, _: Vec<Partition>, lost: bool) {
-        let mut writer = self.0.lock().expect("writer").take().expect("a writer");
+        let mut writer = self.writer.lock().expect("writer").take().expect("a writer");
         assert!(!lost);
         writer.commit(&[record(Topic::Decisions, 0, "last")], &[(0, 7)]).expect("still a member");
     }
@@ -227,9 +234,13 @@ pub fn what_is_drained_while_revoked_can_still_be_committed(fresh: Factory) {
     let under = fresh(1);
     let log = under.log();
     append(&*log, facts(0, 0..10));
-    let writer = Arc::default();
-    let member = log.join(Group::Shards, Topic::Facts, Box::new(LastCommit(Arc::clone(&writer)))).expect("joins");
+    let sink = LastCommit::default();
+    let (writer, assigned) = (sink.writer.clone(), sink.assigned.clone());
+    let member = log.join(Group::Shards, Topic::Facts, Box::new(sink)).expect("joins");
     *writer.lock().expect("writer") = Some(log.writer(member.clone()).expect("writer"));
+    let (there, _) = assigned.1.wait_timeout_while(assigned.0.lock().expect("lock"), PATIENCE, |a| !*a).expect("lock");
+    assert!(*there, "the partition is assigned");
+    drop(there);
     member.start(0, 0);
     member.leave();
     assert!(writer.lock().expect("writer").is_none(), "revoked was called");

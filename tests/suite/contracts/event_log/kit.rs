@@ -152,8 +152,9 @@ impl GroupSink for Sink {
     }
 
     fn deliver(&mut self, batch: RecordBatch) -> Result<(), RecordBatch> {
+        let partition = batch.partition;
+        let Some(first) = batch.first_offset() else { return Ok(()) };
         let refused = (self.1)(&batch);
-        let (partition, first) = (batch.partition, batch.first_offset().expect("no empty batch is delivered"));
         self.0.with(|s| {
             if !s.open.get(&partition).copied().unwrap_or(false) {
                 s.uncalled.push((partition, first));
