@@ -30,8 +30,8 @@ use crate::events::record::{NewRecord, Offset, Partition, Position, Topic};
 use crate::ports::event_log::{EventLog, Group, GroupHandle, GroupSink, LogError, PartitionReader, TransactionalWriter};
 
 /// A batch is handed on at either.
-const MAX_BATCH_RECORDS: usize = 2_048;
-const MAX_BATCH_BYTES: usize = 1024 * 1024;
+const MAX_BATCH_RECORDS: usize = 1_024;
+const MAX_BATCH_BYTES: usize = 384 * 1024;
 
 pub struct KafkaLog {
     settings: Arc<KafkaSettings>,

@@ -17,7 +17,8 @@ use super::{Failure, GroupOffsets};
 use crate::events::record::{NewRecord, Position};
 use crate::ports::event_log::LogError;
 
-/// poll stays until its time is over even when all is delivered, so it gets little (PITFALLS 26).
+/// Between two looks for delivery reports. rdkafka's own timed poll stays until its time is over even when all is delivered
+/// (PITFALLS 26), and spins through its last millisecond.
 const STEP: Duration = Duration::from_millis(1);
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -133,10 +134,20 @@ fn serve(settings: &KafkaSettings, producer: &BaseProducer<Reports>, jobs: &mpsc
                 }
             }
             // Log lines and errors queue up until somebody polls.
-            Err(mpsc::RecvTimeoutError::Timeout) => (0..64).for_each(|_| producer.poll(Duration::ZERO)),
+            Err(mpsc::RecvTimeoutError::Timeout) => take_events(producer),
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
     }
+}
+
+/// Serves what is there; each poll takes one event.
+fn take_events(producer: &BaseProducer<Reports>) {
+    (0..64).for_each(|_| producer.poll(Duration::ZERO));
+}
+
+fn wait_for_events(producer: &BaseProducer<Reports>) {
+    std::thread::sleep(STEP);
+    take_events(producer);
 }
 
 struct Transaction<'a> {
@@ -184,20 +195,21 @@ impl Transaction<'_> {
                 if error.rdkafka_error_code() != Some(Code::QueueFull) || self.left().is_zero() {
                     return Err(error);
                 }
-                self.producer.poll(STEP);
+                wait_for_events(self.producer);
                 base = back;
             }
         }
         Ok(())
     }
 
-    /// Waits in short steps; `flush` would sit out 100 ms (PITFALLS 26).
+    /// `flush` would sit out 100 ms (PITFALLS 26).
     fn delivered(&self) -> KafkaResult<Vec<Position>> {
+        take_events(self.producer);
         while self.producer.in_flight_count() > 0 {
             if self.left().is_zero() {
                 return Err(KafkaError::MessageProduction(Code::MessageTimedOut));
             }
-            self.producer.poll(STEP);
+            wait_for_events(self.producer);
         }
         self.producer.context().positions()
     }
@@ -244,7 +256,7 @@ impl Transaction<'_> {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !ended.load(Ordering::Acquire) {
-                    self.producer.poll(STEP);
+                    wait_for_events(self.producer);
                 }
             });
             let result = self.abort_transaction();
