@@ -25,12 +25,12 @@ impl ConsumerContext for Quiet {}
 
 pub(super) fn log(level: RDKafkaLogLevel, fac: &str, message: &str) {
     match level {
-        // Which properties a kind of client does not use is no news: all get the same table.
-        _ if fac == "CONFWARN" => tracing::debug!(target: "kafka", fac, "{message}"),
+        // Which properties a kind of client does not use is no news: all get the same table. And each client tells of each
+        // attempt to reach a broker that is away, many times a second; the port's errors say the same once.
+        _ if matches!(fac, "CONFWARN" | "FAIL") => tracing::debug!(target: "kafka", fac, "{message}"),
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             tracing::error!(target: "kafka", fac, "{message}");
         }
-        // A broker that is away is logged at this level, again and again; the port's errors say the same once.
         RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(target: "kafka", fac, "{message}"),
         RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "kafka", fac, "{message}"),
         RDKafkaLogLevel::Debug => tracing::debug!(target: "kafka", fac, "{message}"),

@@ -2,6 +2,7 @@
 
 mod admin;
 mod control;
+mod demo;
 mod usage;
 
 use std::path::PathBuf;
