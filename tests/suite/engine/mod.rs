@@ -1,6 +1,7 @@
 //! The engine over the embedded log and SQLite: facts in, decisions out, restart, rebuild, quarantine.
 
 pub mod harness;
+mod protocol;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
