@@ -51,7 +51,8 @@ impl Shard {
         if self.mode == Mode::Live {
             self.deps.stats.facts.add(batch.len() as u64);
         }
-        let scope = Scope::new(self.mode, ctx.address(), outcome);
+        self.number += 1;
+        let scope = Scope::new(self.mode, self.number, ctx.address(), outcome);
         for name in std::mem::take(&mut self.touched) {
             let Some(entry) = self.shops.get_mut(&name) else { continue };
             let items = std::mem::take(&mut entry.pending);
@@ -116,14 +117,20 @@ impl Shard {
         }
     }
 
-    pub(super) fn settle(&mut self, outcome: Outcome, ctx: &mut Context<Self>) {
-        let Some(batch) = self.current.take() else { return };
+    pub(super) fn settle(&mut self, mut outcome: Outcome, ctx: &mut Context<Self>) {
         if !outcome.deaths.is_empty() {
             self.deps.supervisor.do_send(Died { partition: self.partition, deaths: outcome.deaths });
             self.phase.send_replace(Phase::Recovering);
             ctx.stop();
             return;
         }
+        if let Some(why) = outcome.spoiled.take() {
+            return self.discard_snapshots(why, ctx);
+        }
+        if !outcome.missing.is_empty() {
+            return self.bring_back(outcome, ctx);
+        }
+        let Some(batch) = self.current.take() else { return };
         for (shop, variant, at) in outcome.deadlines {
             self.set_deadline(&shop, variant, at);
         }
@@ -140,6 +147,10 @@ impl Shard {
             self.uncommitted.push_back(batch.next_offset);
             self.deps.commit.do_send(Processed { partition: self.partition, next_offset: batch.next_offset, records });
             self.queue_gate.leave(self.partition, &*self.deps.consumer);
+        }
+        if self.mode == Mode::Replay {
+            // Only committed facts are replayed.
+            self.committed = batch.next_offset;
         }
         self.applied = batch.next_offset;
         self.applied_to.send_replace(self.applied);

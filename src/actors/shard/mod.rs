@@ -10,6 +10,7 @@
 
 mod batches;
 mod letters;
+mod room;
 mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,17 +21,18 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::batch::{Death, Mode, Outcome};
+use super::collect::Found;
 use super::commit::Commit;
+use super::reader::Reader;
 use super::recovery::{Input, Recovered};
+use super::residency::{Bound, Residency, Stored};
 use super::settings::EngineSettings;
-use super::shop::{Item, Shop, ShopShared};
+use super::shop::{Item, RecoveredShop, Shop, ShopShared};
 use super::snapshotter::Snapshotter;
 use super::stats::EngineStats;
 use super::supervisor::Supervisor;
 use super::table::{Phase, Queue};
 use crate::domain::shard::ShardFold;
-use crate::domain::shop::Shop as ShopFold;
-use crate::domain::variant::VariantState;
 use crate::domain::views::Provenance;
 use crate::events::ids::VariantId;
 use crate::events::record::{Offset, Partition, RecordBatch};
@@ -59,7 +61,17 @@ pub struct Settled(pub Outcome);
 /// The states asked for are here.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Collected(pub Vec<Snapshot>);
+pub struct Collected(pub Found);
+
+/// How many variants may leave, by the batch that used them last.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Surveyed(pub BTreeMap<u64, usize>);
+
+/// Those that were to leave have left.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Released;
 
 /// A transaction with this partition's offset is in the log.
 #[derive(Message)]
@@ -103,6 +115,8 @@ pub struct ShardDeps {
     pub supervisor: Addr<Supervisor>,
     pub consumer: Arc<dyn GroupHandle>,
     pub stats: Arc<EngineStats>,
+    pub reader: Reader,
+    pub bound: Arc<Bound>,
 }
 
 struct ShopEntry {
@@ -116,6 +130,9 @@ struct ShopEntry {
 struct Collecting {
     facts: Offset,
     decisions: Offset,
+    /// Asked for their states.
+    shops: Vec<Arc<str>>,
+    stored: Vec<(Arc<str>, VariantId, Stored)>,
     snapshots: Option<Vec<Snapshot>>,
     /// Wall clock; paces snapshots, no state depends on it.
     since: Millis,
@@ -135,9 +152,16 @@ pub struct Shard {
     /// Facts that killed too often, by offset.
     quarantines: BTreeMap<Offset, Vec<Death>>,
     inputs: Option<mpsc::Receiver<Input>>,
+    residency: Arc<Residency>,
+    /// Room is being made.
+    is_sweeping: bool,
+    /// Nobody else can leave before the next snapshot is in the store.
+    swept: bool,
     queue: VecDeque<RecordBatch>,
     queue_gate: Arc<Queue>,
     current: Option<RecordBatch>,
+    /// Counts batches.
+    number: u64,
     /// Offsets after what is applied, and after what is committed.
     applied: Offset,
     committed: Offset,
@@ -166,7 +190,8 @@ impl Shard {
         phase: watch::Sender<Phase>,
         applied_to: watch::Sender<Offset>,
     ) -> Shard {
-        let Recovered { epoch, fold, shops, from, decisions, inputs, quarantines } = recovered;
+        let Recovered { epoch, fold, shops, from, decisions, inputs, quarantines, deadlines } = recovered;
+        let residency = Arc::new(Residency::new(deps.bound.clone(), deps.stats.clone()));
         let mut shard = Shard {
             partition,
             epoch,
@@ -179,9 +204,13 @@ impl Shard {
             deadline_of: FxHashMap::default(),
             quarantines: BTreeMap::new(),
             inputs: Some(inputs),
+            residency,
+            is_sweeping: false,
+            swept: false,
             queue: VecDeque::new(),
             queue_gate,
             current: None,
+            number: 0,
             applied: from,
             committed: from,
             uncommitted: VecDeque::new(),
@@ -198,30 +227,33 @@ impl Shard {
         for death in quarantines {
             shard.quarantines.entry(death.offset).or_default().push(death);
         }
+        for (name, variant, at) in deadlines {
+            shard.set_deadline(&name, variant, Some(at));
+        }
         for (name, shop) in shops {
-            for (variant, state) in &shop.variants {
-                if let Some(at) = state.next_deadline() {
-                    shard.set_deadline(&name, *variant, Some(at));
-                }
-            }
-            shard.add_shop(name, shop.fold, shop.offset, shop.variants);
+            shard.add_shop(name, shop);
         }
         shard
     }
 
-    fn add_shop(&mut self, name: Arc<str>, fold: ShopFold, offset: Offset, variants: Vec<(VariantId, VariantState)>) {
-        let organisation = fold.state().organisation.clone();
+    fn add_shop(&mut self, name: Arc<str>, recovered: RecoveredShop) {
+        let organisation = recovered.fold.state().organisation.clone();
         let theirs = self.fold.rules(&organisation).cloned().map(Arc::new);
-        let shared =
-            ShopShared { partition: self.partition, stats: self.deps.stats.clone(), probe: self.deps.settings.probe.clone() };
-        let addr = Shop::new(name.clone(), shared, fold, offset, theirs, variants).start();
+        let shared = ShopShared {
+            partition: self.partition,
+            stats: self.deps.stats.clone(),
+            residency: self.residency.clone(),
+            reader: self.deps.reader.clone(),
+            probe: self.deps.settings.probe.clone(),
+        };
+        let addr = Shop::new(name.clone(), shared, theirs, recovered).start();
         self.deps.stats.shops.add(1);
         self.shops.insert(name, ShopEntry { addr, organisation, pending: Vec::new(), dirty: false });
     }
 
     fn entry(&mut self, name: &str) -> &mut ShopEntry {
         if !self.shops.contains_key(name) {
-            self.add_shop(name.into(), ShopFold::default(), -1, Vec::new());
+            self.add_shop(name.into(), RecoveredShop { offset: -1, ..RecoveredShop::default() });
         }
         self.shops.get_mut(name).expect("added just now")
     }
@@ -239,18 +271,23 @@ impl Shard {
 
     /// Takes up the next batch, if the shard is free to.
     fn step(&mut self, ctx: &mut Context<Self>) {
-        if self.current.is_some() || self.is_collecting_states() {
+        if self.current.is_some() || self.is_collecting_states() || self.is_sweeping {
             return;
         }
         match self.mode {
-            Mode::Replay => self.next_input(ctx),
+            Mode::Replay => {
+                if self.inputs.is_some() && !self.make_room(ctx) {
+                    self.next_input(ctx);
+                }
+            }
             Mode::Live => {
-                if self.want_snapshot && self.begin_collection(ctx) {
+                if self.want_snapshot && self.begin_collection(self.pace(), ctx) {
                     return;
                 }
                 if self.draining.is_some() {
                     self.drain(ctx);
-                } else if self.uncommitted.len() < UNCOMMITTED_BATCHES
+                } else if !self.make_room(ctx)
+                    && self.uncommitted.len() < UNCOMMITTED_BATCHES
                     && let Some(batch) = self.queue.pop_front()
                 {
                     self.process(batch, BTreeMap::new(), ctx);
@@ -274,8 +311,9 @@ impl Shard {
             (inputs, input)
         };
         ctx.spawn(next.into_actor(self).map(|(inputs, input), shard, ctx| match input {
-            Some(Input::Facts { batch, recorded }) => {
+            Some(Input::Facts { batch, recorded, decisions }) => {
                 shard.inputs = Some(inputs);
+                shard.decisions = decisions;
                 shard.deps.stats.replayed.add(batch.len() as u64);
                 shard.process(batch, recorded, ctx);
             }
@@ -300,11 +338,12 @@ impl Shard {
             "shard is live"
         );
         // What recovery folded is in no snapshot yet.
-        self.want_snapshot = self.dirty || self.shops.values().any(|s| s.dirty);
+        self.want_snapshot = self.is_dirty();
         self.deps.consumer.start(self.partition, committed);
         let interval = self.deps.settings.snapshot_interval;
         ctx.run_interval(interval, |shard, ctx| {
             shard.want_snapshot = true;
+            shard.swept = false;
             shard.step(ctx);
         });
         self.step(ctx);
@@ -375,11 +414,4 @@ impl Handler<ListShops> for Shard {
     fn handle(&mut self, _: ListShops, _: &mut Self::Context) -> Self::Result {
         MessageResult(self.shops.keys().cloned().collect())
     }
-}
-
-/// What recovery found of a shop.
-pub struct RecoveredShop {
-    pub fold: ShopFold,
-    pub offset: Offset,
-    pub variants: Vec<(VariantId, VariantState)>,
 }

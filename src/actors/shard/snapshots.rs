@@ -1,12 +1,16 @@
 //! Snapshots between batches, and the drain that ends with one.
 
-use actix::prelude::*;
+use std::sync::Arc;
 
+use actix::prelude::*;
+use rustc_hash::FxHashMap;
+
+use super::room::Pace;
 use super::{Collected, Collecting, Committed, Drain, Saved, Shard};
 use crate::actors::batch::Mode;
 use crate::actors::collect::Collection;
 use crate::actors::commit::Flush;
-use crate::actors::shop::CollectShop;
+use crate::actors::shop::{CollectShop, Kept};
 use crate::actors::snapshotter::Save;
 use crate::actors::table::Phase;
 use crate::domain::snapshot;
@@ -14,13 +18,12 @@ use crate::ports::snapshot_store::{Checkpoint, Columns, Entity};
 
 impl Shard {
     /// Begins to collect dirty states if it is time; true if it did.
-    pub(super) fn begin_collection(&mut self, ctx: &mut Context<Self>) -> bool {
-        let dirty = self.dirty || self.shops.values().any(|s| s.dirty);
-        if !dirty {
+    pub(super) fn begin_collection(&mut self, pace: Pace, ctx: &mut Context<Self>) -> bool {
+        if !self.is_dirty() {
             self.want_snapshot = false;
             return false;
         }
-        if self.collecting.is_some() || (self.draining.is_none() && self.wall_clock() < self.next_snapshot) {
+        if self.collecting.is_some() || (pace == Pace::Spared && self.wall_clock() < self.next_snapshot) {
             return false;
         }
         self.want_snapshot = false;
@@ -29,14 +32,41 @@ impl Shard {
             self.dirty = false;
             collection.add("", Entity::Shard, self.last, snapshot::encode(&self.fold.state()), Columns::default());
         }
-        for entry in self.shops.values_mut().filter(|e| e.dirty) {
+        let mut shops = Vec::new();
+        for (name, entry) in self.shops.iter_mut().filter(|(_, e)| e.dirty) {
             entry.dirty = false;
+            shops.push(name.clone());
             // Bounded: one collection is under way.
             entry.addr.do_send(CollectShop(collection.clone()));
         }
-        self.collecting =
-            Some(Collecting { facts: self.applied, decisions: self.decisions, snapshots: None, since: self.wall_clock() });
+        self.collecting = Some(Collecting {
+            facts: self.applied,
+            decisions: self.decisions,
+            shops,
+            snapshots: None,
+            stored: Vec::new(),
+            since: self.wall_clock(),
+        });
         true
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty || self.shops.values().any(|s| s.dirty)
+    }
+
+    /// Tells the shops that what was collected of them is in the store.
+    fn tell_kept(&mut self, collected: Collecting) {
+        let mut stored: FxHashMap<Arc<str>, Vec<_>> = collected.shops.into_iter().map(|shop| (shop, Vec::new())).collect();
+        for (shop, variant, of) in collected.stored {
+            stored.entry(shop).or_default().push((variant, of));
+        }
+        for (shop, stored) in stored {
+            if let Some(entry) = self.shops.get(&shop) {
+                // Bounded: one collection is under way.
+                entry.addr.do_send(Kept(stored));
+            }
+        }
+        self.swept = false;
     }
 
     /// Hands a collection to the store once what it holds is committed.
@@ -61,8 +91,8 @@ impl Shard {
         if self.collecting.is_some() {
             return;
         }
-        if self.dirty || self.shops.values().any(|s| s.dirty) {
-            self.begin_collection(ctx);
+        if self.is_dirty() {
+            self.begin_collection(Pace::Now, ctx);
             return;
         }
         if let Some(done) = self.draining.take() {
@@ -77,12 +107,13 @@ impl Shard {
 impl Handler<Collected> for Shard {
     type Result = ();
 
-    fn handle(&mut self, Collected(snapshots): Collected, ctx: &mut Self::Context) {
-        if let Some(c) = &mut self.collecting {
-            if snapshots.is_empty() {
-                self.collecting = None;
+    fn handle(&mut self, Collected(found): Collected, ctx: &mut Self::Context) {
+        if let Some(mut c) = self.collecting.take() {
+            if found.snapshots.is_empty() {
+                self.tell_kept(c);
             } else {
-                c.snapshots = Some(snapshots);
+                (c.snapshots, c.stored) = (Some(found.snapshots), found.stored);
+                self.collecting = Some(c);
             }
         }
         self.save_if_committed();
@@ -114,6 +145,7 @@ impl Handler<Saved> for Shard {
             // At most a fifth of the time goes into snapshots.
             let now = self.wall_clock();
             self.next_snapshot = now + (now - c.since).max(0) * 4;
+            self.tell_kept(c);
         }
         self.step(ctx);
     }
