@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Addr;
 
+use super::reader::Wanted;
 use super::shard::{Settled, Shard};
 use crate::events::dead_letter::Unreadable;
 use crate::events::decision::Decision;
@@ -38,17 +39,23 @@ pub struct Outcome {
     pub deaths: Vec<Death>,
     /// Variants that time alone may change, and when; none takes an earlier one back.
     pub deadlines: Vec<(Arc<str>, VariantId, Option<Millis>)>,
+    /// Variants with work in the batch that are not in memory: it goes on when they are.
+    pub missing: Wanted,
+    /// What came back from the store is not what was put there.
+    pub spoiled: Option<String>,
 }
 
 pub struct Scope {
     pub mode: Mode,
+    /// Counts the shard's batches; who was used last in an early one leaves memory first.
+    pub number: u64,
     shard: Addr<Shard>,
     outcome: Mutex<Outcome>,
 }
 
 impl Scope {
-    pub fn new(mode: Mode, shard: Addr<Shard>, outcome: Outcome) -> Arc<Scope> {
-        Arc::new(Scope { mode, shard, outcome: Mutex::new(outcome) })
+    pub fn new(mode: Mode, number: u64, shard: Addr<Shard>, outcome: Outcome) -> Arc<Scope> {
+        Arc::new(Scope { mode, number, shard, outcome: Mutex::new(outcome) })
     }
 
     pub fn with(&self, add: impl FnOnce(&mut Outcome)) {

@@ -195,6 +195,7 @@ fn settings(config: &Config) -> EngineSettings {
         commit_interval: config.shards.commit_interval,
         snapshot_interval: config.shards.snapshot_interval,
         tick_interval: TICK,
+        max_resident_variants: config.shards.max_resident_variants,
         arbiters: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         drain_deadline: DRAIN,
         deaths_until_quarantine: DEATHS_UNTIL_QUARANTINE,

@@ -1,6 +1,7 @@
 //! The engine over the embedded log and SQLite: facts in, decisions out, restart, rebuild, quarantine.
 
 pub mod harness;
+mod passivation;
 mod protocol;
 
 use std::sync::Arc;
@@ -108,8 +109,10 @@ fn without_its_snapshots_the_log_gives_the_same_bytes() {
     assert_eq!(decisions(&*log).len(), 20);
 }
 
-/// (partition, shop, entity, state)
-fn snapshots(store: &dyn SnapshotStore, partitions: i32) -> Vec<(i32, String, String, i64, Vec<u8>)> {
+/// (partition, shop, entity, offset, state)
+type StoredState = (i32, String, String, i64, Vec<u8>);
+
+fn snapshots(store: &dyn SnapshotStore, partitions: i32) -> Vec<StoredState> {
     use futures::StreamExt as _;
     let mut all = Vec::new();
     for partition in 0..partitions {
