@@ -51,7 +51,9 @@ pub(in crate::adapters) fn fenced(partition: Partition, ours: Epoch, current: Op
 /// Whether the same call may succeed later without anybody's doing.
 pub(in crate::adapters) fn is_transient(e: &sqlx::Error) -> bool {
     match e {
+        // A connection that ends inside its handshake is told as a breach of the protocol.
         sqlx::Error::Io(_)
+        | sqlx::Error::Protocol(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed

@@ -113,7 +113,7 @@ fn text(value: &Value) -> String {
     value.as_str().expect("text").to_owned()
 }
 
-fn outcome_of(view: &Value) -> (u64, VariantOutcome) {
+pub fn outcome_of(view: &Value) -> (u64, VariantOutcome) {
     let list = |name: &str| view[name].as_array().expect("a list").clone();
     let levels = list("levels").iter().map(|l| (id(&l["location_id"]).expect("an id"), l["available"].as_i64())).collect();
     let open = |p: &Value| {
