@@ -80,6 +80,12 @@ pub struct Saved;
 #[rtype(result = "()")]
 pub struct Drain(pub oneshot::Sender<()>);
 
+/// The partition is somebody else's: stop as you are and write nothing. An actor with an interval does not end by itself when
+/// nobody holds its address any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Discard;
+
 /// Where a shop lives, and what an answer has to say about itself.
 #[derive(Message)]
 #[rtype(result = "Option<Located>")]
@@ -461,7 +467,8 @@ impl Shard {
             self.deps.stats.decided(&decisions);
             self.deps.stats.dead_letters.add(outcome.unreadable.len() as u64);
             self.uncommitted.push_back(batch.next_offset);
-            self.deps.commit.do_send(Processed { partition: self.partition, next_offset: batch.next_offset, records });
+            let (partition, next_offset, shard) = (self.partition, batch.next_offset, ctx.address());
+            self.deps.commit.do_send(Processed { partition, next_offset, records, shard });
             self.queue_gate.leave(self.partition, &*self.deps.consumer);
         }
         self.applied = batch.next_offset;
@@ -695,6 +702,15 @@ impl Handler<Drain> for Shard {
         self.draining = Some(done);
         self.want_snapshot = false;
         self.step(ctx);
+    }
+}
+
+impl Handler<Discard> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, Discard: Discard, ctx: &mut Self::Context) {
+        self.phase.send_replace(Phase::Stopped);
+        ctx.stop();
     }
 }
 

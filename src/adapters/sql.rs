@@ -161,6 +161,9 @@ mod tests {
         for code in ["23505", "42P01", "22021", "28P01", "3D000", "1", "19", "2067", "26"] {
             assert!(!is_transient_code(code), "{code}");
         }
+        // What the driver says when the server dies while they greet each other.
+        assert!(is_transient(&sqlx::Error::Protocol("unexpected response from SSLRequest: 0x00".into())));
+        assert!(!is_transient(&sqlx::Error::RowNotFound));
     }
 
     #[test]

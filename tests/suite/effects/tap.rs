@@ -105,6 +105,16 @@ impl Ledger for TappedLedger {
         })
     }
 
+    fn release<'a>(
+        &'a self,
+        handler: &'a str,
+        partitions: &'a [(Partition, Epoch)],
+        under_way: &'a [EffectId],
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+        self.inner.release(handler, partitions, under_way, now)
+    }
+
     fn freeze<'a>(&'a self, id: &'a EffectId, epoch: Epoch, request: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, StoreError>> {
         Box::pin(async move {
             self.answer()?;
