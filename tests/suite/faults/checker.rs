@@ -24,6 +24,23 @@ pub struct Remains {
     pub owners: Vec<String>,
 }
 
+impl Remains {
+    /// The topics as text, a record a line; what a person needs who asks why.
+    pub fn keep(&self, folder: &std::path::Path) {
+        for (name, records) in [("facts", &self.facts), ("decisions", &self.decisions), ("dead-letters", &self.dead_letters)] {
+            let line = |r: &Record| {
+                let (at, key) = (format!("{}:{}", r.partition, r.offset), r.key.as_deref().unwrap_or("-"));
+                let fact = r.headers.get("fact").map_or("-", String::as_str);
+                let triggered = r.headers.get("triggered_at").map_or("-", String::as_str);
+                let value = String::from_utf8_lossy(&r.value);
+                format!("{at}\t{}\t{key}\t{fact}\t{triggered}\t{value}\n", r.append_time_ms)
+            };
+            let text: String = records.iter().map(line).collect();
+            std::fs::write(folder.join(format!("{name}.tsv")), text).expect("a topic is kept");
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Row {
     pub decision: String,

@@ -2,6 +2,7 @@
 //! independent proof that nothing is lost, doubled or made up. `./test faults --rounds N [--seed S]` runs it longer.
 
 mod checker;
+mod clock;
 mod fault;
 mod installation;
 mod load;
@@ -67,7 +68,14 @@ async fn rounds() {
         let installation = Arc::new(Installation::start(&services, &ways, &target, &place, RULES, &load::shops()).await);
         let load = Arc::new(Load::new(installation.clone()).await);
         load.list_products().await;
-        let world = round::World { installation: &installation, services: &services, ways: &ways, target: &target, load: &load };
+        let world = round::World {
+            installation: &installation,
+            services: &services,
+            ways: &ways,
+            target: &target,
+            load: &load,
+            folder: &folder,
+        };
         for _ in 0..ROUNDS_OF_AN_INSTALLATION.min(rounds - done) {
             done += 1;
             let (began, faults) = (Instant::now(), deck.deal());

@@ -23,6 +23,8 @@ pub struct World<'a> {
     pub ways: &'a [Ways],
     pub target: &'a Target,
     pub load: &'a Arc<Load>,
+    /// For what helps to understand a failure.
+    pub folder: &'a std::path::Path,
 }
 
 /// The load goes on for so long after the last fault.
@@ -61,7 +63,11 @@ impl World<'_> {
         let remains = self.come_to_rest().await.map_err(|why| vec![why])?;
         let rested = began.elapsed();
         let (wrong, summary) = tokio::task::block_in_place(|| (checker::check(&remains), summary(&remains)));
-        if wrong.is_empty() { Ok(format!("{summary}; at rest in {rested:.1?}")) } else { Err(wrong) }
+        if wrong.is_empty() {
+            return Ok(format!("{summary}; at rest in {rested:.1?}"));
+        }
+        remains.keep(self.folder);
+        Err(wrong)
     }
 
     /// Waits until every fact is applied, every decision sent and settled, and nothing more comes of it; then collects.

@@ -131,7 +131,7 @@ pub fn outcome_of(view: &Value) -> (u64, VariantOutcome) {
     (id(&view["variant_id"]).expect("an id"), outcome)
 }
 
-fn records_of(batch: &RecordBatch) -> impl Iterator<Item = Record> + '_ {
+pub fn records_of(batch: &RecordBatch) -> impl Iterator<Item = Record> + '_ {
     batch.iter().map(|r| Record {
         partition: r.partition,
         offset: r.offset,
