@@ -9,9 +9,17 @@ use super::reader::Wanted;
 use super::shard::{Settled, Shard};
 use crate::events::dead_letter::Unreadable;
 use crate::events::decision::Decision;
-use crate::events::ids::VariantId;
-use crate::events::record::Offset;
+use crate::events::ids::{CLOCK_KEY, VariantId};
+use crate::events::record::{Offset, RecordBatch};
 use crate::events::time::Millis;
+
+/// Cuts a batch before its next tick, and gives the part from there on. A tick wakes those whose deadlines have passed, and a
+/// deadline that a fact sets is known when the fact's batch is settled: so nothing but the end of a batch may stand before a
+/// tick, or state would depend on how facts were batched (DESIGN §7.3).
+pub fn cut(batch: &mut RecordBatch) -> Option<RecordBatch> {
+    let tick = 1 + batch.iter().skip(1).position(|r| r.key == Some(CLOCK_KEY))?;
+    Some(batch.split_off(tick))
+}
 
 /// Whether decisions are computed or read back (DESIGN §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

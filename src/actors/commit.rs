@@ -26,6 +26,8 @@ pub struct Processed {
     pub partition: Partition,
     pub next_offset: Offset,
     pub records: Vec<NewRecord>,
+    /// Who says so.
+    pub shard: Addr<shard::Shard>,
 }
 
 /// Commit now instead of at the next interval.
@@ -188,6 +190,11 @@ impl Handler<Processed> for Commit {
     type Result = ();
 
     fn handle(&mut self, p: Processed, ctx: &mut Self::Context) {
+        // The last words of a shard that was given up: its partition may be somebody else's, and one partition that is not ours
+        // would hold up the transactions of all.
+        if self.table.get(p.partition).is_none_or(|s| s.addr != p.shard) {
+            return;
+        }
         let urgent = !p.records.is_empty();
         self.pending.records.extend(p.records.into_iter().map(|r| (p.partition, r)));
         self.pending.offsets.insert(p.partition, p.next_offset);

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc;
 
-use super::batch::Death;
+use super::batch::{Death, cut};
 use super::collect::entity_name;
 use super::residency::{Bound, Stored};
 use super::shop::RecoveredShop;
@@ -87,19 +87,26 @@ pub enum RecoveryError {
 }
 
 impl RecoveryError {
-    /// Whether another try may succeed by itself.
+    /// Whether another try may succeed by itself. A store that fails is asked again whatever it said: to give the partition up
+    /// for good would need a restart to mend it.
     pub fn is_passing(&self) -> bool {
-        matches!(
-            self,
-            RecoveryError::Store(StoreError::Unavailable { .. })
-                | RecoveryError::Log(LogError::Unavailable { .. } | LogError::QueueFull)
-        )
+        match self {
+            RecoveryError::Store(e) => !matches!(e, StoreError::Misconfigured(_)),
+            RecoveryError::Log(e) => passes(e),
+            RecoveryError::Unsafe(_) => false,
+        }
     }
+}
+
+fn passes(e: &LogError) -> bool {
+    matches!(e, LogError::Unavailable { .. } | LogError::QueueFull)
 }
 
 /// Batches read ahead of the fold.
 const AHEAD: usize = 4;
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between tries while the log is away.
+const PAUSE: Duration = Duration::from_millis(200);
 
 pub async fn recover(
     means: Means,
@@ -285,24 +292,47 @@ struct Tail<'a> {
 impl Tail<'_> {
     /// Sends everything in `from..until`; gives the offset after the last recorded decision.
     fn fold(&self, from: Offset, until: Offset, decisions_from: Offset) -> Result<Offset, LogError> {
-        let (low, high) = self.log.watermarks(Topic::Decisions, self.partition)?;
+        let (low, high) = self.patiently(|| self.log.watermarks(Topic::Decisions, self.partition))?;
         let reader = self.log.reader(Topic::Decisions, self.partition, decisions_from.max(low))?;
         let mut decisions = Decisions { reader, until: high, waiting: VecDeque::new(), read_to: decisions_from.max(low) };
         let mut facts = self.log.reader(Topic::Facts, self.partition, from)?;
-        while let Some(batch) = facts.next(until, READ_TIMEOUT)? {
+        while let Some(batch) = self.patiently(|| facts.next(until, READ_TIMEOUT))? {
             if batch.is_empty() {
                 if self.sender.is_closed() {
                     return Ok(high);
                 }
                 continue;
             }
-            let recorded = decisions.caused_before(batch.next_offset, batch.first_offset().unwrap_or(0))?;
-            let input = Input::Facts { batch, recorded, decisions: decisions.begin() };
-            if self.sender.blocking_send(input).is_err() {
-                return Ok(high);
+            let mut rest = Some(batch);
+            while let Some(mut batch) = rest {
+                rest = cut(&mut batch);
+                let first = batch.first_offset().unwrap_or(0);
+                // Decisions read before a fault wait in it, so the call can be made again.
+                let recorded = self.patiently(|| decisions.caused_before(batch.next_offset, first))?;
+                let input = Input::Facts { batch, recorded, decisions: decisions.begin() };
+                if self.sender.blocking_send(input).is_err() {
+                    return Ok(high);
+                }
             }
         }
         Ok(high)
+    }
+
+    /// A log that is away comes back; until then the partition recovers, as long as somebody waits for it.
+    fn patiently<T>(&self, mut call: impl FnMut() -> Result<T, LogError>) -> Result<T, LogError> {
+        let mut told = false;
+        loop {
+            match call() {
+                Err(e) if passes(&e) && !self.sender.is_closed() => {
+                    if !told {
+                        tracing::warn!(partition = self.partition, error = %e, "recovery waits for the log");
+                        told = true;
+                    }
+                    std::thread::park_timeout(PAUSE);
+                }
+                other => return other,
+            }
+        }
     }
 }
 

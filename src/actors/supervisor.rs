@@ -18,7 +18,7 @@ use super::reader::Reader;
 use super::recovery::{self, Distrust, Means, Recovered, RecoveryError};
 use super::residency::Bound;
 use super::settings::EngineSettings;
-use super::shard::{Begin, Drain, Shard, ShardDeps};
+use super::shard::{Begin, Discard, Drain, Shard, ShardDeps};
 use super::snapshotter::Snapshotter;
 use super::stats::EngineStats;
 use super::table::{Phase, Queue, ShardRef, ShardTable};
@@ -184,10 +184,18 @@ impl Supervisor {
         });
     }
 
+    /// Takes it from those who look for it, and ends it.
+    fn discard(&self, partition: Partition) {
+        if let Some(shard) = self.table.get(partition) {
+            shard.addr.do_send(Discard);
+        }
+        self.table.remove(partition);
+    }
+
     fn drop_shard(&mut self, partition: Partition) {
         self.owned.remove(&partition);
         self.bound.set_shards(self.owned.len());
-        self.table.remove(partition);
+        self.discard(partition);
         if let Some(parts) = &self.parts {
             parts.commit.do_send(Forget { partition, done: None });
         }
@@ -341,7 +349,7 @@ impl Handler<PartitionFenced> for Supervisor {
     fn handle(&mut self, fenced: PartitionFenced, ctx: &mut Self::Context) {
         tracing::error!(partition = fenced.partition, reason = fenced.reason, "fenced: this node discards the partition's state");
         if self.owned.contains_key(&fenced.partition) {
-            self.table.remove(fenced.partition);
+            self.discard(fenced.partition);
             // If the partition is still ours by the group, a new epoch is taken; else the revocation comes first.
             self.begin(fenced.partition, Vec::new(), RETRY, ctx);
         }

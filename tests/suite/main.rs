@@ -5,6 +5,7 @@ mod cli;
 mod contracts;
 mod effects;
 mod engine;
+mod faults;
 mod golden;
 mod kafka_adapter;
 mod layering;

@@ -145,7 +145,8 @@ impl Shard {
             self.deps.stats.decided(&decisions);
             self.deps.stats.dead_letters.add(outcome.unreadable.len() as u64);
             self.uncommitted.push_back(batch.next_offset);
-            self.deps.commit.do_send(Processed { partition: self.partition, next_offset: batch.next_offset, records });
+            let (partition, next_offset, shard) = (self.partition, batch.next_offset, ctx.address());
+            self.deps.commit.do_send(Processed { partition, next_offset, records, shard });
             self.queue_gate.leave(self.partition, &*self.deps.consumer);
         }
         if self.mode == Mode::Replay {

@@ -91,6 +91,12 @@ pub struct Saved;
 #[rtype(result = "()")]
 pub struct Drain(pub oneshot::Sender<()>);
 
+/// The partition is somebody else's: stop as you are and write nothing. An actor with an interval does not end by itself when
+/// nobody holds its address any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Discard;
+
 /// Where a shop lives, and what an answer has to say about itself.
 #[derive(Message)]
 #[rtype(result = "Option<Located>")]
@@ -386,6 +392,15 @@ impl Handler<Deliver> for Shard {
         }
         self.queue.push_back(batch);
         self.step(ctx);
+    }
+}
+
+impl Handler<Discard> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, Discard: Discard, ctx: &mut Self::Context) {
+        self.phase.send_replace(Phase::Stopped);
+        ctx.stop();
     }
 }
 

@@ -162,7 +162,7 @@ fn text(value: &Value) -> String {
     value.as_str().expect("text").to_owned()
 }
 
-fn outcome_of(view: &Value) -> (u64, VariantOutcome) {
+pub fn outcome_of(view: &Value) -> (u64, VariantOutcome) {
     let list = |name: &str| view[name].as_array().expect("a list").clone();
     let levels = list("levels").iter().map(|l| (id(&l["location_id"]).expect("an id"), l["available"].as_i64())).collect();
     let open = |p: &Value| {
@@ -180,7 +180,7 @@ fn outcome_of(view: &Value) -> (u64, VariantOutcome) {
     (id(&view["variant_id"]).expect("an id"), outcome)
 }
 
-fn records_of(batch: &RecordBatch) -> impl Iterator<Item = Record> + '_ {
+pub fn records_of(batch: &RecordBatch) -> impl Iterator<Item = Record> + '_ {
     batch.iter().map(|r| Record {
         partition: r.partition,
         offset: r.offset,

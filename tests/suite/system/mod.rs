@@ -1,6 +1,6 @@
 //! The binary on a real Kafka and a real Postgres.
 
-mod million;
+pub mod million;
 pub mod node;
 
 use std::path::Path;

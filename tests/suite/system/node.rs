@@ -14,10 +14,10 @@ use stockwarden::ports::EventLog;
 use crate::support::kafka;
 use crate::support::postgres::Database;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_stockwarden");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_stockwarden");
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// base64 of 32 bytes.
-const MASTER_KEY: &str = "c3RvY2t3YXJkZW4gdGVzdHMsIGEga2V5IG9mIDMyIGI=";
+pub const MASTER_KEY: &str = "c3RvY2t3YXJkZW4gdGVzdHMsIGEga2V5IG9mIDMyIGI=";
 
 /// Where a node lives; nodes come and go in it.
 pub struct Site {
@@ -123,7 +123,12 @@ pub struct Node {
 }
 
 impl Node {
-    fn start(mut command: Command, dir: &Path) -> Node {
+    fn start(command: Command, dir: &Path) -> Node {
+        Node::try_start(command, dir).unwrap_or_else(|told| panic!("the node ended early:\n{told}"))
+    }
+
+    /// What it said, if it ended before it served.
+    pub fn try_start(mut command: Command, dir: &Path) -> Result<Node, String> {
         let log = dir.join("node.log");
         let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
         let mut child =
@@ -137,7 +142,7 @@ impl Node {
             told.push_str(&line);
             if n == 0 {
                 let _ = child.wait();
-                panic!("the node ended early:\n{told}");
+                return Err(told);
             }
             if let Some(address) = line.split("serves at http://").nth(1).and_then(|rest| rest.split(' ').next()) {
                 break format!("http://{address}");
@@ -148,14 +153,14 @@ impl Node {
             let mut file = std::fs::OpenOptions::new().append(true).open(sink).expect("the log file");
             let _ = std::io::copy(&mut lines, &mut file);
         });
-        Node { child, base, log }
+        Ok(Node { child, base, log })
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let done = Command::new("kill").args([signal, &self.pid().to_string()]).status().expect("kill");
         assert!(done.success());
     }
@@ -171,6 +176,11 @@ impl Node {
     pub fn kill(mut self) {
         self.signal("-KILL");
         self.child.wait().expect("it ends");
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("its state is known")
     }
 
     pub fn told(&self) -> String {
