@@ -195,7 +195,7 @@ async fn load(store: &dyn SnapshotStore, partition: Partition) -> Result<Result<
     Ok(Ok((fold, found)))
 }
 
-fn decode<T: serde::de::DeserializeOwned>(partition: Partition, row: &Snapshot) -> Result<T, SnapshotError> {
+pub(super) fn decode<T: serde::de::DeserializeOwned>(partition: Partition, row: &Snapshot) -> Result<T, SnapshotError> {
     let name = entity_name(&row.entity);
     let seal = Seal { partition, shop: &row.shop, entity: &name, offset: row.offset, epoch: row.epoch, version: row.version };
     snapshot::decode(&seal, row.checksum, &row.state)

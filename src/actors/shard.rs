@@ -28,7 +28,7 @@ use super::table::{Phase, Queue};
 use crate::domain::shard::ShardFold;
 use crate::domain::shop::Shop as ShopFold;
 use crate::domain::snapshot;
-use crate::domain::views::Provenance;
+use crate::domain::views::{Provenance, Source};
 use crate::events::codec::{self, Subject};
 use crate::events::dead_letter::{DeadLetter, Origin, Reason, Unreadable};
 use crate::events::decision::{self, CausedBy, Decision, Quarantine, Recorded};
@@ -710,7 +710,7 @@ impl Handler<Locate> for Shard {
                 offset: self.applied - 1,
                 epoch: self.epoch,
                 node: self.deps.settings.node.clone(),
-                source: "owner",
+                source: Source::Owner,
                 staleness_ms: 0,
             },
         }))

@@ -184,7 +184,7 @@ impl Variant {
         ctx.matched_rules().map(|r| &**r)
     }
 
-    fn view(&self, ask: View) -> Option<VariantView> {
+    pub fn view(&self, ask: View) -> Option<VariantView> {
         let s = &self.state;
         if s.deleted {
             return None;
@@ -223,7 +223,7 @@ impl Variant {
                     proposal_id: p.id,
                     rule_id: p.rule_id.to_string(),
                     kind: p.kind,
-                    state: p.state.as_str(),
+                    state: p.state,
                     quantity: p.quantity,
                     location_id: p.location,
                     opened_at: p.opened_at,

@@ -12,7 +12,7 @@ use crate::adapters::postgres::PostgresStore;
 use crate::cli::Fault;
 use crate::config::{Config, Env, LogKind, StoreUrl};
 use crate::events::time::Millis;
-use crate::ports::{EventLog, Ledger, Registry, SnapshotStore};
+use crate::ports::{EventLog, Ledger, Owners, Registry, SnapshotStore};
 
 /// How long a server may take to answer at the start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +25,7 @@ pub struct Adapters {
     pub snapshots: Arc<dyn SnapshotStore>,
     pub ledger: Arc<dyn Ledger>,
     pub registry: Arc<dyn Registry>,
+    pub owners: Arc<dyn Owners>,
 }
 
 /// The wall clock, Unix milliseconds: the only one there is; everything else is given it.
@@ -39,9 +40,9 @@ pub async fn open(config: &Config, env: &Env, node: &str) -> Result<Adapters, Fa
     let away = |e: crate::ports::StoreError| {
         Fault::new("cannot open the store").because(e.to_string()).mend("stockwarden check says what cannot be reached")
     };
-    fn all<S: SnapshotStore + Ledger + Registry>(log: Arc<dyn EventLog>, store: S) -> Adapters {
+    fn all<S: SnapshotStore + Ledger + Registry + Owners>(log: Arc<dyn EventLog>, store: S) -> Adapters {
         let store = Arc::new(store);
-        Adapters { log, snapshots: store.clone(), ledger: store.clone(), registry: store }
+        Adapters { log, snapshots: store.clone(), ledger: store.clone(), registry: store.clone(), owners: store }
     }
     let url = config.store.url.expose();
     match &config.store.url {
