@@ -7,6 +7,7 @@
 //! ```
 //! A query makes one step between nodes at most: what was forwarded is answered from here, or refused.
 
+mod hedge;
 mod owners;
 mod replica;
 mod routing;

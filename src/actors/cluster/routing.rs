@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::future::{Either, join_all, select};
+use futures::future::join_all;
 
+use super::hedge::{either, is_passing};
 use super::owners::OwnersCache;
 use super::standby::Standby;
 use super::{Parts, not_ready};
@@ -42,11 +43,6 @@ pub(super) struct Cluster {
     clock: WallClock,
     /// Nodes that did not answer, and when.
     silent: Mutex<HashMap<String, Millis>>,
-}
-
-/// Whether asking somebody else may give more.
-fn is_passing(e: &QueryError) -> bool {
-    matches!(e, QueryError::NotReady { .. } | QueryError::Elsewhere(_))
 }
 
 impl Cluster {
@@ -389,36 +385,4 @@ struct Split {
     /// Node → address and partitions.
     theirs: BTreeMap<String, (String, Vec<Partition>)>,
     stored: Vec<Partition>,
-}
-
-/// The first that knows: `first` has a start of `hedge`, then both go on side by side; what is final from one ends both. Says
-/// whether it was the first.
-async fn either<T>(
-    first: impl Future<Output = Result<T, QueryError>>,
-    hedge: Duration,
-    second: impl Future<Output = Result<T, QueryError>>,
-) -> (Result<T, QueryError>, bool) {
-    let (mut first, second) = (Box::pin(first), Box::pin(second));
-    match tokio::time::timeout(hedge, &mut first).await {
-        Ok(Err(e)) if is_passing(&e) => {
-            let answer = second.await;
-            // The owner's words tell more than that nothing is stored.
-            return match answer {
-                Err(stored) if is_passing(&stored) => (Err(both(&e, &stored)), false),
-                answer => (answer, false),
-            };
-        }
-        Ok(answer) => return (answer, true),
-        Err(_) => {}
-    }
-    match select(first, second).await {
-        Either::Left((Err(e), second)) if is_passing(&e) => (second.await, false),
-        Either::Left((answer, _)) => (answer, true),
-        Either::Right((Err(e), first)) if is_passing(&e) => (first.await, true),
-        Either::Right((answer, _)) => (answer, false),
-    }
-}
-
-fn both(owner: &QueryError, stored: &QueryError) -> QueryError {
-    not_ready(format!("{owner}; {stored}"))
 }

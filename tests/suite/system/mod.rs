@@ -1,5 +1,6 @@
 //! The binary on a real Kafka and a real Postgres.
 
+mod cluster;
 mod million;
 pub mod node;
 
