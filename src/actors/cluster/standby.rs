@@ -31,6 +31,8 @@ const TAIL_WITHIN: Duration = Duration::from_millis(350);
 const READ_FOR: Millis = 250;
 /// A tail so young is not read on: queries in a row share it.
 const FRESH: Millis = 50;
+/// How long a tail is kept for the next query.
+const KEPT: Duration = Duration::from_secs(10);
 /// The checkpoint can move on while shop and tail are read.
 const TRIES: usize = 4;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -39,6 +41,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 struct Slot {
     tail: Option<Arc<Tail>>,
     readers: Option<Readers>,
+    /// Somebody will look whether it is still needed.
+    watched: bool,
 }
 
 type Slots = BTreeMap<Partition, Arc<tokio::sync::Mutex<Slot>>>;
@@ -121,10 +125,10 @@ impl Standby {
             Question::Variant(id) => Some(*id),
             _ => None,
         };
-        for attempt in 1.. {
+        for _ in 0..TRIES {
             let base = self.base(partition).await?;
             let rows: Vec<Snapshot> = self.store.load_shop(partition, shop).try_collect().await?;
-            if self.store.checkpoint(partition).await? != base.checkpoint && attempt < TRIES {
+            if self.store.checkpoint(partition).await? != base.checkpoint {
                 continue;
             }
             let next = base.next();
@@ -147,7 +151,7 @@ impl Standby {
                 answer => Ok(Some(answer)),
             };
         }
-        unreachable!("the last try returns")
+        Err(moving())
     }
 
     /// Every shop of a partition.
@@ -230,7 +234,11 @@ async fn read_tail(
     clock: WallClock,
     partition: Partition,
 ) -> Result<Arc<Tail>, Failure> {
+    let watching = slot.clone();
     let mut slot = slot.lock_owned().await;
+    if !std::mem::replace(&mut slot.watched, true) {
+        tokio::spawn(let_go(watching, clock.clone()));
+    }
     let checkpoint = store.checkpoint(partition).await?;
     if let Some(tail) = slot.tail.as_ref().filter(|t| t.checkpoint == checkpoint)
         && (0..FRESH).contains(&(clock() - tail.read_at))
@@ -255,8 +263,24 @@ async fn read_tail(
         Ok::<_, TailError>((tail, readers))
     });
     let (tail, readers) = read.await.map_err(|e| Failure::Other(e.to_string()))??;
-    *slot = Slot { tail: Some(tail.clone()), readers: Some(readers) };
+    slot.tail = Some(tail.clone());
+    slot.readers = Some(readers);
     Ok(tail)
+}
+
+/// Lets go of a tail that nobody has asked for in a while: its readers fetch from the log as long as they live.
+async fn let_go(slot: Arc<tokio::sync::Mutex<Slot>>, clock: WallClock) {
+    loop {
+        tokio::time::sleep(KEPT).await;
+        let mut held = slot.lock().await;
+        let idle = held.tail.as_ref().is_none_or(|t| u128::from(clock().abs_diff(t.read_at)) >= KEPT.as_millis());
+        if idle {
+            let old = std::mem::take(&mut *held);
+            // Closing a reader may block.
+            tokio::task::spawn_blocking(move || drop(old));
+            return;
+        }
+    }
 }
 
 /// The checkpoint and the shard's own state at it.
@@ -278,5 +302,9 @@ async fn shard_at_checkpoint(
         };
         return Ok((checkpoint, shard));
     }
-    Err(Failure::Other("its checkpoint moves faster than it can be read".to_owned()))
+    Err(moving())
+}
+
+fn moving() -> Failure {
+    Failure::Other("its checkpoint moves faster than it can be read".to_owned())
 }

@@ -16,8 +16,8 @@ use crate::ports::snapshot_store::Checkpoint;
 use crate::ports::{EventLog, LogError};
 
 /// Records, and bytes of them as they stand in the log, that a tail holds at most. A longer one is an owner's work.
-const MAX_RECORDS: usize = 50_000;
-const MAX_BYTES: usize = 32 << 20;
+const MAX_RECORDS: usize = 20_000;
+const MAX_BYTES: usize = 16 << 20;
 /// One look at the log while it gives nothing.
 const STEP: Duration = Duration::from_millis(20);
 /// Decisions of a transaction that nobody ends hold back all after them for seconds; queries do not wait for that.

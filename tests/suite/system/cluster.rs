@@ -181,11 +181,9 @@ async fn reads_its_own_writes(cluster: &Cluster) {
 }
 
 async fn finds_a_shop_in_a_foreign_partition(cluster: &Cluster) {
-    let shop = "misplaced.myshopify.com";
-    let home = partition_of(shop.as_bytes(), PARTITIONS);
     for step in 1..PARTITIONS {
-        let shop = format!("{step}.{shop}");
-        let partition = Some((home + step) % PARTITIONS);
+        let shop = format!("{step}.misplaced.myshopify.com");
+        let partition = Some((partition_of(shop.as_bytes(), PARTITIONS) + step) % PARTITIONS);
         let of = |value: String| NewRecord { partition, ..foreign(&shop, value) };
         let written = cluster.site.append(vec![of(product(7)), of(level(7, 4, 1))]).await;
         for (name, client) in cluster.clients() {
@@ -373,16 +371,20 @@ async fn a_frozen_node_is_answered_for_and_knows_that_it_lost_when_it_thaws() {
     let before = cluster.settled().await;
     let frozen = cluster.nodes.remove("c").expect("started");
     frozen.signal("-STOP");
+    let mut stored = 0;
     let lost: Vec<_> = before.iter().filter(|(_, o)| *o == "c").map(|(shop, _)| shop.clone()).collect();
     for (name, client) in cluster.clients() {
         for shop in &lost {
             let began = Instant::now();
             let (status, view) = client.get(&format!("/v1/shops/{shop}")).await;
             assert_eq!((status, &view["open_proposals"]), (200, &VARIANTS.into()), "{name}: {view}");
-            assert!(source(&view).starts_with("snapshot"), "{view}");
+            // Until the group gives the partition to somebody else.
+            assert!(source(&view).starts_with("snapshot") || view["provenance"]["node"] != "c", "{view}");
+            stored += usize::from(source(&view).starts_with("snapshot"));
             assert!(began.elapsed() < Duration::from_secs(2), "{name} took {:?}", began.elapsed());
         }
     }
+    assert!(stored > 0, "the group noticed too early for this test to say anything");
     let after = cluster.settled().await;
     let thawed = Client::new(&frozen, &cluster.token);
     frozen.signal("-CONT");
