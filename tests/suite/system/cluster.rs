@@ -39,6 +39,7 @@ impl Cluster {
     /// Three nodes that share the partitions, each with some; every shop has its products and two levels of each.
     async fn start() -> Cluster {
         let site = Site::new(PARTITIONS, "[shards]\nsnapshot_interval = \"500ms\"\n").await;
+        let site = site.with("SHOP_SECRET", "shpss_0123456789abcdef0123456789abcdef");
         site.apply_rules(LOW);
         let token = site.token();
         let of_all = |make: &dyn Fn(u64) -> String| -> Vec<NewRecord> {
@@ -195,6 +196,7 @@ async fn finds_a_shop_in_a_foreign_partition(cluster: &Cluster) {
 
 /// A token of one shop sees that one and no other, whichever node it asks (invariant 10).
 async fn keeps_rights(cluster: &Cluster) {
+    cluster.site.json(&["shop", "add", &shop(2), "--webhook-secret-env", "SHOP_SECRET"]);
     let token = cluster.site.token_for(&shop(2));
     for node in cluster.nodes.values() {
         let client = Client::new(node, &token);
