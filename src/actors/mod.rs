@@ -12,6 +12,7 @@
 
 mod batch;
 mod clock;
+pub mod cluster;
 mod collect;
 mod commit;
 pub mod dispatcher;

@@ -239,7 +239,7 @@ impl Variant {
                     proposal_id: p.id,
                     rule_id: p.rule_id.to_string(),
                     kind: p.kind,
-                    state: p.state.as_str(),
+                    state: p.state,
                     quantity: p.quantity,
                     location_id: p.location,
                     opened_at: p.opened_at,

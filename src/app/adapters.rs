@@ -13,7 +13,7 @@ use crate::adapters::postgres::PostgresStore;
 use crate::cli::Fault;
 use crate::config::{Config, Env, LogKind, StoreUrl};
 use crate::events::time::Millis;
-use crate::ports::{EventLog, Ledger, Registry, SnapshotStore};
+use crate::ports::{EventLog, Ledger, Owners, Registry, SnapshotStore};
 
 /// How long a server may take to answer at the start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,6 +26,7 @@ pub struct Adapters {
     pub snapshots: Arc<dyn SnapshotStore>,
     pub ledger: Arc<dyn Ledger>,
     pub registry: Arc<dyn Registry>,
+    pub owners: Arc<dyn Owners>,
 }
 
 /// The wall clock, Unix milliseconds: the only one there is; everything else is given it.
@@ -44,13 +45,13 @@ pub async fn open(config: &Config, env: &Env, node: &str) -> Result<Adapters, Fa
     let away = |e: crate::ports::StoreError| {
         Fault::new("cannot open the store").because(e.to_string()).mend("stockwarden check says what cannot be reached")
     };
-    type Stores = (Arc<dyn SnapshotStore>, Arc<dyn Ledger>, Arc<dyn Registry>);
-    fn all<S: SnapshotStore + Ledger + Registry>(store: S) -> Stores {
+    type Stores = (Arc<dyn SnapshotStore>, Arc<dyn Ledger>, Arc<dyn Registry>, Arc<dyn Owners>);
+    fn all<S: SnapshotStore + Ledger + Registry + Owners>(store: S) -> Stores {
         let store = Arc::new(store);
-        (store.clone(), store.clone(), store)
+        (store.clone(), store.clone(), store.clone(), store)
     }
     let url = config.store.url.expose();
-    let (snapshots, ledger, registry) = match &config.store.url {
+    let (snapshots, ledger, registry, owners) = match &config.store.url {
         StoreUrl::Sqlite(_) => all(SqliteStore::connect(&url, PATIENCE).await.map_err(away)?),
         StoreUrl::Postgres(_) => all(PostgresStore::connect(&url, PATIENCE).await.map_err(away)?),
     };
@@ -58,7 +59,7 @@ pub async fn open(config: &Config, env: &Env, node: &str) -> Result<Adapters, Fa
         Some(log) => log,
         None => open_kafka(config, env, node, snapshots.store_id().await.map_err(away)?)?,
     };
-    Ok(Adapters { log, snapshots, ledger, registry })
+    Ok(Adapters { log, snapshots, ledger, registry, owners })
 }
 
 fn open_embedded(config: &Config) -> Result<Arc<dyn EventLog>, Fault> {

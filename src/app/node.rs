@@ -3,6 +3,7 @@
 //! Intake stops first, so that nothing is acknowledged that is not looked after; then sends; then shards drain, commit and
 //! snapshot; the log and the store go last.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,10 +20,12 @@ use super::adapters::{self, Adapters, wall_clock};
 use super::metrics::EngineCollector;
 use super::rules::Rules;
 use crate::actors::Engine;
+use crate::actors::cluster::{self, ClusterQueries};
 use crate::actors::dispatcher::{Dispatcher, Parts};
 use crate::actors::effects::{Environment, Random};
 use crate::actors::settings::EngineSettings;
 use crate::actors::stats::EngineStats;
+use crate::adapters::peers::HttpPeers;
 use crate::admin::{Admin, Command};
 use crate::api::{self, ApiContext, ControlHandler, Limits, NodeRole, Probe};
 use crate::cli::Fault;
@@ -44,7 +47,7 @@ pub struct Node {
     pub admin: Arc<Admin>,
     pub stats: Option<Arc<EngineStats>>,
     pub queries: Option<Arc<dyn Queries>>,
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
     /// Why the node has to stop by itself, once it has to.
     pub fatal: watch::Receiver<Option<String>>,
     http: api::Server,
@@ -110,7 +113,10 @@ impl Node {
             None
         };
         let stats = engine.as_ref().map(|e| e.stats.clone());
-        let queries = engine.as_ref().map(|e| e.queries.clone() as Arc<dyn Queries>);
+        let queries = match has(NodeRole::Api) || has(NodeRole::Shards) {
+            true => Some(Arc::new(cluster(config, &adapters, engine.as_ref(), runtime.clone())?) as Arc<dyn Queries>),
+            false => None,
+        };
         let names = config.handlers.keys().cloned().collect();
         let admin = Arc::new(Admin::new(
             adapters.log.clone(),
@@ -139,6 +145,12 @@ impl Node {
             false => None,
         };
         let address = http.address();
+        let reached = config.node.advertise.clone().or_else(|| default_address(address));
+        if reached.is_none() && config.log.kind == LogKind::Kafka {
+            tracing::warn!(%address, "other nodes cannot reach this one: set node.advertise to a URL where they can");
+        }
+        let announced = adapters.owners.announce(&config.node.name, reached.as_deref()).await;
+        announced.map_err(|e| Fault::new("cannot tell the other nodes where this one is").because(e.to_string()))?;
         Ok(Node { admin, stats, queries, address, fatal, http, control, engine, dispatcher })
     }
 
@@ -154,6 +166,26 @@ impl Node {
             engine.stop().await;
         }
     }
+}
+
+/// The queries of this node, and through it of the whole cluster.
+fn cluster(config: &Config, adapters: &Adapters, engine: Option<&Engine>, runtime: Handle) -> Result<ClusterQueries, Fault> {
+    let peers = HttpPeers::new().map_err(|e| Fault::new("cannot talk to other nodes").because(e.to_string()))?;
+    Ok(ClusterQueries::new(cluster::Parts {
+        engine: engine.map(|e| e.queries.clone()),
+        log: adapters.log.clone(),
+        snapshots: adapters.snapshots.clone(),
+        owners: adapters.owners.clone(),
+        peers: Arc::new(peers),
+        node: config.node.name.clone(),
+        clock: Arc::new(wall_clock),
+        runtime,
+    }))
+}
+
+/// Where others reach a node that says nothing of it: the address that it listens at, unless that is every one of its machine.
+fn default_address(bound: SocketAddr) -> Option<String> {
+    (!bound.ip().is_unspecified()).then(|| format!("http://{bound}"))
 }
 
 /// The configured handlers, or what is wrong: (name, why). Reaches nobody.

@@ -33,7 +33,7 @@ use super::stats::EngineStats;
 use super::supervisor::Supervisor;
 use super::table::{Phase, Queue};
 use crate::domain::shard::ShardFold;
-use crate::domain::views::Provenance;
+use crate::domain::views::{Provenance, Source};
 use crate::events::ids::VariantId;
 use crate::events::record::{Offset, Partition, RecordBatch};
 use crate::events::time::Millis;
@@ -416,7 +416,7 @@ impl Handler<Locate> for Shard {
                 offset: self.applied - 1,
                 epoch: self.epoch,
                 node: self.deps.settings.node.clone(),
-                source: "owner",
+                source: Source::Owner,
                 staleness_ms: 0,
             },
         }))

@@ -229,7 +229,7 @@ impl Handler<ListVariants> for Shop {
     }
 }
 
-fn filter_takes(filter: &VariantFilter, view: &VariantView) -> bool {
+pub fn filter_takes(filter: &VariantFilter, view: &VariantView) -> bool {
     filter.at_risk.is_none_or(|want| want == (view.risk.level != RiskLevel::None))
         && filter.vendor.as_ref().is_none_or(|v| view.vendor.as_ref() == Some(v))
         && filter.sku.as_ref().is_none_or(|s| view.sku.as_ref() == Some(s))

@@ -40,7 +40,8 @@ where excluded.fact_offset > s.fact_offset and excluded.epoch >= s.epoch";
 /// (`greatest` passes over nulls.)
 const CHECKPOINT: &str = "\
 update partition_owner
-set facts_offset = greatest(facts_offset, $2), decisions_offset = greatest(decisions_offset, $3)
+set facts_offset = greatest(facts_offset, $2), decisions_offset = greatest(decisions_offset, $3),
+    saved_at = clock_timestamp()
 where partition = $1";
 
 impl SnapshotStore for PostgresStore {

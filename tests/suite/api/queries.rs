@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
 use serde_json::Value;
-use stockwarden::domain::views::{Provenance, RiskView, ShopView, VariantView};
+use stockwarden::domain::views::{Provenance, RiskView, ShopView, Source, VariantView};
 use stockwarden::events::decision::RiskLevel;
 use stockwarden::events::ids::{ItemId, ProductId, VariantId};
 use stockwarden::events::record::Position;
@@ -24,7 +24,7 @@ pub struct Known {
 }
 
 fn provenance() -> Provenance {
-    Provenance { partition: 3, offset: 7, epoch: 1, node: "a".into(), source: "owner", staleness_ms: 0 }
+    Provenance { partition: 3, offset: 7, epoch: 1, node: "a".into(), source: Source::Owner, staleness_ms: 0 }
 }
 
 fn variant(shop: &str, id: u64) -> VariantView {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use harness::*;
 use stockwarden::adapters::embedded::sqlite::SqliteStore;
+use stockwarden::domain::views::Source;
 use stockwarden::events::record::Topic;
 use stockwarden::ports::{EventLog, SnapshotStore};
 
@@ -57,7 +58,7 @@ fn a_crossing_becomes_one_decision_with_its_causing_fact() {
     assert_eq!((view.available, view.sku.as_deref(), view.open_proposals.len()), (Some(9), Some("SKU-2"), 1));
     // Eleven units in five seconds: it sells out at once.
     assert_eq!(view.risk.level.as_str(), "critical");
-    assert_eq!(view.provenance.source, "owner");
+    assert_eq!(view.provenance.source, Source::Owner);
     eventually("three decisions are committed", || decisions(&*log).len() == 3);
     for d in decisions(&*log) {
         assert_eq!((d.available, d.quantity, d.rule_id.as_str()), (10, Some(54), "low"));

@@ -127,7 +127,7 @@ impl Installation {
         loop {
             let started = tokio::task::block_in_place(|| {
                 let place = &self.places[node];
-                Node::try_start(Self::command(place, &["serve"]), &place.folder)
+                Node::try_start(Self::command(place, &["serve"]), place.folder.join("node.log"))
             });
             match started {
                 Ok(started) => {

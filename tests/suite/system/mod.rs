@@ -1,5 +1,6 @@
 //! The binary on a real Kafka and a real Postgres.
 
+mod cluster;
 pub mod million;
 pub mod node;
 

@@ -145,7 +145,8 @@ async fn save(
     // Each part of a checkpoint is a bound that stays true when the other one grows, so each keeps its greatest value.
     sqlx::query(
         "update partition_owner set facts_offset = max(ifnull(facts_offset, $2), $2), \
-         decisions_offset = max(ifnull(decisions_offset, $3), $3) where partition = $1",
+         decisions_offset = max(ifnull(decisions_offset, $3), $3), \
+         saved_at = cast(unixepoch('subsec') * 1000000 as integer) where partition = $1",
     )
     .bind(partition)
     .bind(checkpoint.facts)
