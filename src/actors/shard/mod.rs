@@ -10,6 +10,7 @@
 
 mod batches;
 mod letters;
+mod locate;
 mod room;
 mod snapshots;
 
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use actix::prelude::*;
+pub use locate::{ListShops, Locate, Located};
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -33,7 +35,6 @@ use super::stats::EngineStats;
 use super::supervisor::Supervisor;
 use super::table::{Phase, Queue};
 use crate::domain::shard::ShardFold;
-use crate::domain::views::{Provenance, Source};
 use crate::events::ids::VariantId;
 use crate::events::record::{Offset, Partition, RecordBatch};
 use crate::events::time::Millis;
@@ -84,7 +85,9 @@ pub struct Committed {
 /// A snapshot is in the store.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Saved;
+pub struct Saved {
+    pub epoch: Epoch,
+}
 
 /// Stop intake, commit, snapshot, stop (DESIGN §3). Answers when it is done.
 #[derive(Message)]
@@ -96,21 +99,6 @@ pub struct Drain(pub oneshot::Sender<()>);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Discard;
-
-/// Where a shop lives, and what an answer has to say about itself.
-#[derive(Message)]
-#[rtype(result = "Option<Located>")]
-pub struct Locate(pub Arc<str>);
-
-pub struct Located {
-    pub shop: Addr<Shop>,
-    pub now: Millis,
-    pub provenance: Provenance,
-}
-
-#[derive(Message)]
-#[rtype(result = "Vec<Arc<str>>")]
-pub struct ListShops;
 
 /// What a shard is given.
 #[derive(Clone)]
@@ -401,32 +389,5 @@ impl Handler<Discard> for Shard {
     fn handle(&mut self, Discard: Discard, ctx: &mut Self::Context) {
         self.phase.send_replace(Phase::Stopped);
         ctx.stop();
-    }
-}
-
-impl Handler<Locate> for Shard {
-    type Result = MessageResult<Locate>;
-
-    fn handle(&mut self, Locate(shop): Locate, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.shops.get(&shop).map(|entry| Located {
-            shop: entry.addr.clone(),
-            now: self.fold.now().unwrap_or(0),
-            provenance: Provenance {
-                partition: self.partition,
-                offset: self.applied - 1,
-                epoch: self.epoch,
-                node: self.deps.settings.node.clone(),
-                source: Source::Owner,
-                staleness_ms: 0,
-            },
-        }))
-    }
-}
-
-impl Handler<ListShops> for Shard {
-    type Result = MessageResult<ListShops>;
-
-    fn handle(&mut self, _: ListShops, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.shops.keys().cloned().collect())
     }
 }

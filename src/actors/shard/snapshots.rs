@@ -140,8 +140,11 @@ impl Handler<Committed> for Shard {
 impl Handler<Saved> for Shard {
     type Result = ();
 
-    fn handle(&mut self, _: Saved, ctx: &mut Self::Context) {
-        if let Some(c) = self.collecting.take() {
+    fn handle(&mut self, saved: Saved, ctx: &mut Self::Context) {
+        // Another life of the partition may have saved what this one is still collecting.
+        if saved.epoch == self.epoch
+            && let Some(c) = self.collecting.take()
+        {
             // At most a fifth of the time goes into snapshots.
             let now = self.wall_clock();
             self.next_snapshot = now + (now - c.since).max(0) * 4;

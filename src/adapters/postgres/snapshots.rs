@@ -150,10 +150,11 @@ async fn load_some(c: &mut PgConnection, partition: Partition, wanted: &[(Arc<st
             ids.push(entity_columns(&Entity::Variant(*id)).1);
         }
     }
+    // The offset keeps the planner from turning the look-ups into one scan of the table, which it likes without statistics.
     let rows = sqlx::query(
-        "select s.shop, s.entity, s.variant_id, s.fact_offset, s.epoch, s.version, s.checksum, s.state \
-         from unnest($2::text[], $3::bigint[]) as w (shop, variant_id) \
-         join snapshot s on s.partition = $1 and s.shop = w.shop and s.entity = 2 and s.variant_id = w.variant_id",
+        "select s.* from unnest($2::text[], $3::bigint[]) as w (shop, variant_id) cross join lateral \
+         (select shop, entity, variant_id, fact_offset, epoch, version, checksum, state from snapshot \
+          where partition = $1 and shop = w.shop and entity = 2 and variant_id = w.variant_id offset 0) as s",
     )
     .bind(partition)
     .bind(shops)

@@ -125,12 +125,17 @@ fn story(seed: u64) -> Vec<Step> {
         let listed = products.iter().map(|p| catalogue(*p, PER_PRODUCT, "First", p % 3 == 0, now)).collect();
         steps.push(Step::Append(now, listed));
     }
-    for round in 0..60 {
+    for round in 0..60u64 {
         now += random.random_range(1_000..90_000);
         let mut records = Vec::new();
-        for _ in 0..random.random_range(1..ROUND as u64 / 4) {
-            let product = random.random_range(0..PRODUCTS);
-            match random.random_range(0..20) {
+        // Most of what happens concerns a few products for a while, then others.
+        let era = round / 15 * 23;
+        for _ in 0..random.random_range(1..ROUND) {
+            let product = match random.random_range(0..4) {
+                0 => random.random_range(0..PRODUCTS),
+                _ => (era + random.random_range(0..12)) % PRODUCTS,
+            };
+            match random.random_range(0..40) {
                 // Fewer variants, another title, other tags: others match its rules.
                 0 => {
                     let variants = random.random_range(1..=PER_PRODUCT);
@@ -138,7 +143,7 @@ fn story(seed: u64) -> Vec<Step> {
                 }
                 1 => records.push(foreign(&shop(product), format!(r#"{{"id":{product}}}"#))),
                 _ => {
-                    let (n, location) = (random.random_range(0..PER_PRODUCT), random.random_range(1..3));
+                    let (n, location) = (random.random_range(0..PER_PRODUCT), 1 + u64::from(random.random_range(0..5) == 0));
                     records.push(level_of(product, n, location, random.random_range(-2..30), now));
                 }
             }
@@ -387,23 +392,28 @@ fn with_a_tenth_in_memory_decisions_states_and_answers_are_those_of_a_node_that_
 
 #[test]
 fn a_query_brings_back_the_variant_that_it_names_and_a_list_brings_back_none() {
-    let world = World::new(9);
-    let listed: Vec<_> = (0..20).map(|p| catalogue(p * SHOPS, 1, "First", false, START)).collect();
+    let world = World::new(60);
+    let listed: Vec<_> = (0..60).map(|p| catalogue(p * SHOPS, 1, "First", false, START)).collect();
     append(&*world.log, listed);
     let engine = world.start("store.db");
     engine.catch_up(&*world.log);
-    eventually("most have left", || engine.stats.variants.get() <= 3);
+    // A share is 20: that many may be there, and a quarter fewer when room was made.
+    eventually("most have left", || engine.stats.variants.get() <= 18);
     let (name, before) = (shop(0), engine.stats.reactivations.get());
     let filter = VariantFilter { limit: 100, ..VariantFilter::default() };
     let page = engine.block(engine.queries.variants(&name, filter, None, PATIENCE)).expect("a page");
-    assert_eq!((page.variants.len(), engine.stats.reactivations.get()), (20, before));
-    // Whoever is still there does not come back; of four at least one has to.
-    for id in (0..4).map(|p| p * SHOPS * 10) {
+    assert_eq!((page.variants.len(), engine.stats.reactivations.get()), (60, before));
+    for id in (0..60).map(|p| p * SHOPS * 10) {
         assert_eq!(engine.variant(&name, id, None).expect("known").variant_id, VariantId(id));
     }
     let back = engine.stats.reactivations.get() - before;
-    assert!(back >= 1, "none is back");
-    assert!(engine.stats.variants.get() <= 4, "queries respect the bound");
+    assert!((1..=20).contains(&back), "{back} came back");
+    assert!(engine.stats.variants.get() <= 20, "queries respect the bound");
+    let again = engine.stats.reactivations.get();
+    for id in (0..60).map(|p| p * SHOPS * 10) {
+        assert_eq!(engine.variant(&name, id, None).expect("known").variant_id, VariantId(id));
+    }
+    assert!(engine.stats.reactivations.get() - again < 60, "those that are back stay");
     engine.stop();
 }
 
@@ -414,17 +424,18 @@ fn a_variant_whose_snapshot_was_damaged_while_it_was_away_is_rebuilt_from_the_lo
         "update snapshot set fact_offset = fact_offset - 1 where entity = 2",
         "delete from snapshot where entity = 2",
     ] {
-        let world = World::new(9);
+        let world = World::new(15);
         append(&*world.log, rules(1, LOW, PARTITIONS));
         append(&*world.log, (0..20).map(|p| catalogue(p * SHOPS, 1, "First", false, START)).collect());
         append(&*world.log, (0..20).map(|p| level_of(p * SHOPS, 0, 1, 20, START)).collect());
         let engine = world.start("store.db");
         engine.catch_up(&*world.log);
-        eventually("most have left", || engine.stats.variants.get() <= 3);
+        eventually("most have left", || engine.stats.variants.get() <= 5);
         run_sql(&world.dir.path().join("store.db"), damage);
         append(&*world.log, (0..20).map(|p| level_of(p * SHOPS, 0, 1, 9, START + 1_000)).collect());
+        eventually("it is rebuilt", || engine.stats.snapshots_discarded.get() >= 1);
+        engine.wait_live();
         engine.catch_up(&*world.log);
-        assert!(engine.stats.snapshots_discarded.get() >= 1, "{damage}");
         for p in 0..20 {
             let view = engine.variant(&shop(0), p * SHOPS * 10, None).expect("known");
             assert_eq!((view.available, view.open_proposals.len()), (Some(9), 1), "{damage}");
