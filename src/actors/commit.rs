@@ -139,6 +139,8 @@ impl Commit {
     }
 }
 
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
 /// Fenced transactions in a row until the process gives up.
 const FENCED_FOR_GOOD: u32 = 12;
 
@@ -149,15 +151,33 @@ fn run(log: &dyn EventLog, mut writer: Box<dyn TransactionalWriter>, jobs: &mpsc
         let offsets: Vec<_> = work.offsets.iter().map(|(p, o)| (*p, *o)).collect();
         let result = match writer.commit(&records, &offsets) {
             Ok(positions) => Ok(decision_ends(&work, &positions)),
-            Err(CommitError::Unknown(reason)) => match landed(log, &offsets) {
-                Ok(true) => Ok(Vec::new()),
-                Ok(false) => Err(CommitError::Aborted(reason)),
-                Err(e) => Err(CommitError::Unknown(format!("{reason}; the committed offsets cannot be read: {e}"))),
+            // Sent again before that is known, its decisions could stand in the log twice (DESIGN §7.4).
+            Err(CommitError::Unknown(reason)) => match found_out(log, &offsets, &reason, || reply.connected()) {
+                Some(true) => Ok(Vec::new()),
+                Some(false) => Err(CommitError::Aborted(reason)),
+                None => return,
             },
             Err(e) => Err(e),
         };
         reply.do_send(Done { work, result });
     }
+}
+
+/// Asks until there is an answer whether the transaction is in the log; none when nobody waits for it any more.
+fn found_out(log: &dyn EventLog, offsets: &[(Partition, Offset)], reason: &str, wanted: impl Fn() -> bool) -> Option<bool> {
+    let mut told = false;
+    while wanted() {
+        match landed(log, offsets) {
+            Ok(landed) => return Some(landed),
+            Err(e) if !told => {
+                tracing::warn!(reason, error = %e, "whether a transaction is in the log is not known; asking until it is");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        std::thread::park_timeout(ASK_AGAIN);
+    }
+    None
 }
 
 /// Whether a transaction with these offsets is in the log: it is whole or not there at all.

@@ -152,8 +152,10 @@ impl Variant {
         {
             probe.strike(self.id, at.offset);
         }
-        let sku_may_change = matches!(fact, VariantFact::Listed(_) | VariantFact::Item { .. });
-        let sku = if sku_may_change { self.state.sku.clone() } else { None };
+        let sku = self.state.sku_after(fact);
+        if sku != self.state.sku.as_deref() {
+            self.matched = Matched::of(&self.context.rules, self.id, sku, &self.product);
+        }
         let moved = std::mem::take(&mut self.has_moved);
         let (state, ctx) = self.split();
         let observed = state.observe(&ctx, fact, at);
@@ -168,9 +170,6 @@ impl Variant {
                     scope.with(|o| o.decisions.push(decision));
                 }
             }
-        }
-        if sku_may_change && sku != self.state.sku {
-            self.rematch();
         }
     }
 

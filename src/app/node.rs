@@ -59,6 +59,7 @@ pub struct Node {
 impl Node {
     /// Starts everything that the node's roles need. Called inside an actix system.
     pub async fn start(config: &Config, env: &Env) -> Result<Node, Fault> {
+        let refused = |e: api::ServeError| Fault::new("cannot serve HTTP").because(e.to_string());
         let key = master_key(config, env).map_err(|e| Fault::new("there is no usable master key").because(e.to_string()))?;
         if let Some(path) = &key.generated {
             tracing::info!(path = %path.display(), "made a master key; keep a copy of it apart from the store's backups");
@@ -80,6 +81,8 @@ impl Node {
         })?;
         let adapters = adapters::open(config, env, &config.node.name).await?;
         prepare(&adapters).await?;
+        // Before anything takes part in a group: a second start by mistake must not fence the node that runs.
+        api::check_listen(&config.http.listen).map_err(refused)?;
         let metrics = Arc::<Metrics>::default();
         let has = |role| config.node.roles.contains(&role);
         let (fatal_sender, fatal) = watch::channel(None);
@@ -138,7 +141,6 @@ impl Node {
             limits: Limits { body: config.http.body_limit, ..Limits::default() },
             probes: dispatcher.iter().map(dispatcher_probe).collect(),
         };
-        let refused = |e: api::ServeError| Fault::new("cannot serve HTTP").because(e.to_string());
         let http = api::serve(context, &config.http.listen).map_err(refused)?;
         let control = match config.is_local() {
             true => Some(api::serve_control(&config.control_socket(), control_handler(admin.clone())).map_err(refused)?),
@@ -282,7 +284,7 @@ pub async fn serve(config: Config, env: Env) -> Result<(), Fault> {
     let fatal = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        why = node.fatal.wait_for(Option::is_some) => why.ok().and_then(|w| w.clone()),
+        Ok(why) = node.fatal.wait_for(Option::is_some) => why.clone(),
     };
     tracing::info!("stopping: webhooks first, then sends, then shards");
     tokio::select! {

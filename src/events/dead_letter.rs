@@ -64,6 +64,10 @@ impl Unreadable {
     }
 }
 
+/// Of a letter's bytes in base64 and its key, so that the whole stays below the 4 MiB that a record may have.
+const LARGEST: usize = (4 << 20) - (64 << 10);
+const LONGEST_KEY: usize = 1024;
+
 /// Where the bytes came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
@@ -106,7 +110,16 @@ impl DeadLetter {
         }
     }
 
-    pub fn into_record(self, key: Option<Vec<u8>>, partition: Option<Partition>) -> NewRecord {
+    /// A record that the log takes: of bytes that are too many only the digest stays, of a key that is too long its begin.
+    pub fn into_record(mut self, mut key: Option<Vec<u8>>, partition: Option<Partition>) -> NewRecord {
+        if self.bytes.as_ref().map_or(0, String::len) + key.as_ref().map_or(0, Vec::len) > LARGEST
+            && let Some(bytes) = self.bytes.take()
+        {
+            self.digest = Some(hex::encode(Sha256::digest(STANDARD.decode(bytes).unwrap_or_default())));
+        }
+        if let Some(key) = key.as_mut().filter(|key| key.len() > LARGEST / 2) {
+            key.truncate(LONGEST_KEY);
+        }
         let value = serde_json::to_vec(&self).expect("a dead letter is plain data");
         NewRecord {
             topic: Topic::DeadLetters,

@@ -109,7 +109,15 @@ impl Replica {
     fn renew_context(&mut self) {
         let organisation = self.fold.state().organisation.clone();
         let theirs = self.shard.rules(&organisation);
-        self.context = ShopContext::new(self.context_version + 1, self.name.clone(), &organisation, self.partition, theirs, self.fold.own_rules(), None);
+        self.context = ShopContext::new(
+            self.context_version + 1,
+            self.name.clone(),
+            &organisation,
+            self.partition,
+            theirs,
+            self.fold.own_rules(),
+            None,
+        );
         self.context_version += 1;
     }
 
@@ -189,16 +197,17 @@ impl Replica {
     }
 
     fn observe(&mut self, variant: VariantId, fact: &VariantFact, at: At) {
+        if let Some(held) = self.variants.get_mut(&variant) {
+            let sku = held.state.sku_after(fact);
+            if sku != held.state.sku.as_deref() {
+                held.matched = Matched::of(&self.context.rules, variant, sku, &held.product);
+                held.context = self.context_version;
+            }
+        }
         self.with(variant, |state, context| {
             // What fired is decided by the owner, or recorded already.
             let _ = state.observe(context, fact, at);
         });
-        // The SKU may be another one, and rules select by it.
-        if matches!(fact, VariantFact::Listed(_) | VariantFact::Item { .. })
-            && let Some(held) = self.variants.get_mut(&variant)
-        {
-            held.context = 0;
-        }
     }
 
     fn touch(&mut self, at: At, which: impl Fn(&VariantState) -> bool) {

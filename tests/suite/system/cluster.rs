@@ -361,7 +361,7 @@ async fn a_killed_node_darkens_nothing() {
     // And then it has an owner again.
     let after = cluster.settled().await;
     assert!(after.values().all(|o| o != "c"));
-    let (_, view) = cluster.client("b").get(&format!("/v1/shops/{orphan}/variants/{id}")).await;
+    let (_, view) = cluster.client("b").get(&format!("/v1/shops/{orphan}/variants/{id}?after={}", written[0])).await;
     assert_eq!((source(&view), &view["available"]), ("owner", &1.into()));
     cluster.end().await;
 }

@@ -135,8 +135,12 @@ pub struct Node {
 
 impl Node {
     fn start(command: Command, log: PathBuf) -> Node {
-        Node::try_start(command, log).unwrap_or_else(|told| panic!("the node ended early:
-{told}"))
+        Node::try_start(command, log).unwrap_or_else(|told| {
+            panic!(
+                "the node ended early:
+{told}"
+            )
+        })
     }
 
     /// What it said, if it ended before it served.
