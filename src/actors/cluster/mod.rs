@@ -63,7 +63,7 @@ impl ClusterQueries {
         let late = late(after);
         let work = async move {
             match asker {
-                Asker::Node(partitions) => cluster.from_here(&partitions, &shop, &question, after, wait).await,
+                Asker::Node(partitions) => cluster.answer_here(&partitions, &shop, &question, after, wait).await,
                 Asker::Own => cluster.find(None, &shop, &question, after, wait).await,
                 Asker::Caller(token) => cluster.find(Some(&token), &shop, &question, after, wait).await,
             }

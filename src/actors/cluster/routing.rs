@@ -95,7 +95,7 @@ impl Cluster {
     }
 
     /// The answer to another node.
-    pub async fn from_here(
+    pub async fn answer_here(
         &self,
         partitions: &[Partition],
         shop: &str,

@@ -145,6 +145,40 @@ fn replays_with_different_wall_clocks_give_the_same_bytes() {
     }
 }
 
+/// A rule that selects by SKU takes a variant from the very fact that gives it the SKU.
+#[test]
+fn rules_that_select_by_sku_see_the_sku_of_the_fact() {
+    const BY_SKU: &str = r#"
+[[rule]]
+id = "ours"
+select = { sku = "I-*" }
+scope = "shop"
+trigger = { kind = "constant", threshold = 10 }
+quantity = { kind = "fixed", units = 5 }
+cool_down = "0s"
+initial = "propose"
+"#;
+    let product = |id: u64, sku: &str, quantity: i64, second: u32| {
+        let item = id + 1000;
+        foreign(
+            SHOP,
+            format!(
+                r#"{{"id":{id},"title":"P","updated_at":"2026-11-01T01:00:{second:02}Z","variants":[{{"id":{id},"inventory_item_id":{item},"sku":"{sku}","title":"T","inventory_quantity":{quantity}}}]}}"#
+            ),
+        )
+    };
+    let site = Site::new();
+    let log = site.log();
+    let engine = Running::start(log.clone(), site.store(), settings("a"));
+    append(&*log, rules(1, BY_SKU, log.partitions()));
+    append(&*log, vec![product(1, "I-1", 3, 1), product(2, "I-2", 50, 1), product(3, "X-3", 50, 1)]);
+    append(&*log, vec![product(2, "X-2", 3, 2), product(3, "I-3", 3, 2)]);
+    engine.catch_up(&*log);
+    let open = |id| engine.variant(SHOP, id, None).expect("known").open_proposals.len();
+    assert_eq!([open(1), open(2), open(3)], [1, 0, 1]);
+    engine.stop();
+}
+
 fn decodes(partition: Partition, row: &Snapshot) -> bool {
     let entity = match row.entity {
         Entity::Shard => "shard".to_owned(),

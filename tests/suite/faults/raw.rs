@@ -45,7 +45,9 @@ pub fn committed(broker: &str, group: &str, topic: &str) -> Result<Vec<Option<i6
         .create()
         .expect("settings in order");
     let mut list = TopicPartitionList::new();
-    (0..PARTITIONS).for_each(|p| drop(list.add_partition(topic, p)));
+    for partition in 0..PARTITIONS {
+        list.add_partition(topic, partition);
+    }
     let list = consumer.committed_offsets(list, CALL).map_err(|e| format!("the offsets of {group}: {e}"))?;
     let of = |p| match list.find_partition(topic, p).map(|e| e.offset()) {
         Some(Offset::Offset(at)) => Some(at),

@@ -103,6 +103,10 @@ impl Site {
         Node::start(command, self.dir.path().join(format!("{name}.log")))
     }
 
+    pub fn start_with_roles(&self, roles: &str) -> Node {
+        Node::start(self.command(&["serve", "--roles", roles]), self.dir.path().join("node.log"))
+    }
+
     pub async fn append(&self, records: Vec<NewRecord>) -> Vec<Position> {
         self.log.append(records).await.expect("appended")
     }
