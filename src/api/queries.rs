@@ -78,21 +78,26 @@ async fn visible(
     shop: &str,
     after: Option<Position>,
 ) -> Result<String, Problem> {
-    // Shops' domains know no case; keys of stores do.
-    let key = if shop.starts_with("store:") { shop.to_owned() } else { shop.to_ascii_lowercase() };
-    let organisation = match state.shops.known(&key) {
-        Some(known) => Some(known.organisation.clone()),
-        // A shop that came in through the log (DESIGN §1) stands in no registry; the engine knows it.
-        None => match queries.shop(&key, after, state.limits.query_wait).await {
-            Ok(view) => Some(view.organisation),
-            Err(QueryError::NoShop(_)) => None,
-            Err(e) => return Err(problem(e)),
-        },
-    };
-    match organisation {
-        Some(organisation) if caller.sees(&key, &organisation) => Ok(key),
-        _ => Err(no_shop(&key)),
+    // Shops' domains know no case; keys of stores do, and so may keys that somebody else's producer wrote.
+    let usual = if shop.starts_with("store:") { shop.to_owned() } else { shop.to_ascii_lowercase() };
+    let as_written = (usual != shop).then(|| shop.to_owned());
+    for key in std::iter::once(usual.clone()).chain(as_written) {
+        let organisation = match state.shops.known(&key) {
+            Some(known) => Some(known.organisation.clone()),
+            // A shop that came in through the log (DESIGN §1) stands in no registry; the engine knows it.
+            None => match queries.shop(&key, after, state.limits.query_wait).await {
+                Ok(view) => Some(view.organisation),
+                Err(QueryError::NoShop(_)) => None,
+                Err(e) => return Err(problem(e)),
+            },
+        };
+        match organisation {
+            Some(organisation) if caller.sees(&key, &organisation) => return Ok(key),
+            Some(_) => break,
+            None => {}
+        }
     }
+    Err(no_shop(&usual))
 }
 
 /// The same words and headers for a shop that is not there and for one of others.

@@ -206,7 +206,8 @@ async fn a_shop_that_came_through_the_log_and_a_store_with_a_slash_are_found() {
     let (site, token) = site().await;
     site.queries.add("foreign.myshopify.com", "default");
     site.queries.add("store:default/Mitte", "default");
-    for shop in ["foreign.myshopify.com", "store:default%2FMitte"] {
+    site.queries.add("Upper.MyShopify.com", "default");
+    for shop in ["foreign.myshopify.com", "FOREIGN.myshopify.com", "store:default%2FMitte", "Upper.MyShopify.com"] {
         assert_eq!(site.get(&format!("/v1/shops/{shop}/variants/1"), &token).await.status(), 200, "{shop}");
     }
 }

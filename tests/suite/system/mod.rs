@@ -185,6 +185,45 @@ async fn a_node_with_some_roles_stays_and_a_second_one_on_its_port_leaves_it_alo
     second.remove().await;
 }
 
+/// A retry reads it as what its sender said that it is: of a level without a number the body alone does not tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_that_could_not_be_read_is_tried_again_as_what_it_was() {
+    const SECRET: &str = "hush";
+    let site = Site::new(2, "").await.with("SHOP_SECRET", SECRET);
+    site.json(&["shop", "add", SHOP, "--webhook-secret-env", "SHOP_SECRET"]);
+    let node = site.start();
+    let client = Client::new(&node, &site.token());
+    client.ready().await;
+    let body = br#"{"inventory_item_id":1001,"location_id":1}"#;
+    let headers = [
+        ("x-shopify-topic", "inventory_levels/update".to_owned()),
+        ("x-shopify-shop-domain", SHOP.to_owned()),
+        ("x-shopify-webhook-id", "w-1".to_owned()),
+        ("x-shopify-hmac-sha256", stockwarden::sim::shopify_signature(SECRET, body)),
+    ];
+    let headers = headers.map(|(n, v)| (n.to_owned(), v)).to_vec();
+    let (status, answer) = client.post("/webhooks/shopify", headers, body.to_vec()).await;
+    let at = answer["dead_letter"].as_str().unwrap_or_else(|| panic!("{status}: {answer}")).to_owned();
+    site.json(&["dead-letters", "retry", &at]);
+    let letters = || -> Vec<Value> {
+        let batches = site.read_all(Topic::DeadLetters);
+        let read = |b: &stockwarden::events::record::RecordBatch| -> Vec<Value> {
+            b.iter().map(|r| serde_json::from_slice(r.value.expect("a value")).expect("JSON")).collect()
+        };
+        batches.iter().flat_map(read).collect()
+    };
+    site.until("it is a dead letter once more", || letters().len() == 2).await;
+    for letter in letters() {
+        assert_eq!(
+            (&letter["reason"], &letter["fact"]),
+            (&"missing_field".into(), &"inventory_levels/update".into()),
+            "{letter}"
+        );
+    }
+    node.stop();
+    site.remove().await;
+}
+
 /// Bad input on the topic: understood or a dead letter with its reason; the shard goes on (invariant 8).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_of_foreign_producers_are_understood_or_become_dead_letters() {
