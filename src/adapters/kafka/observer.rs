@@ -37,6 +37,13 @@ impl Observers {
 
     /// Read uncommitted, so that the high watermark counts open transactions (DESIGN §3).
     pub(super) fn watermarks(&self, topic: Topic, partition: Partition) -> Result<(Offset, Offset), LogError> {
+        if !(0..self.settings.partitions).contains(&partition) {
+            let name = self.settings.topics.of(topic);
+            return Err(LogError::Misconfigured(format!(
+                "{name} has no partition {partition}; there are {}",
+                self.settings.partitions
+            )));
+        }
         watermarks(&*self.uncommitted()?, self.settings.topics.of(topic), partition, Instant::now() + WATERMARKS)
     }
 
@@ -110,7 +117,7 @@ pub(super) fn watermarks(
     let during = format!("asking for the watermarks of {topic}, partition {partition}");
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        match client.fetch_watermarks(topic, partition, left.max(STEP)).map_err(|e| errors::map(&during, &e)) {
+        match client.fetch_watermarks(topic, partition, left.max(STEP)).map_err(|e| errors::map_known(&during, &e)) {
             Err(LogError::Unavailable { .. }) if !left.is_zero() => std::thread::sleep(STEP.min(left)),
             other => return other,
         }
