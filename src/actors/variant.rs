@@ -115,6 +115,20 @@ impl Variant {
         self.matched = Matched::of(&self.context.rules, self.id, self.state.sku.as_deref(), &self.product);
     }
 
+    /// Works a part of a batch off. A panic is reported, and the supervisor rebuilds: actix restarts nothing and catches nothing
+    /// (PITFALLS 7). False if it died.
+    pub fn work_off(&mut self, Apply { scope, steps }: Apply) -> bool {
+        let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.apply(&scope, steps))) else { return true };
+        let death = Death {
+            shop: self.context.shop.clone(),
+            variant: Some(self.id),
+            offset: self.current,
+            message: panic_message(&*panic),
+        };
+        scope.with(|o| o.deaths.push(death));
+        false
+    }
+
     fn apply(&mut self, scope: &Scope, steps: SmallVec<[Step; 1]>) {
         for step in steps {
             match step {
@@ -199,6 +213,24 @@ impl Variant {
         ctx.matched_rules().map(|r| &**r)
     }
 
+    /// Gives its state to a collection, if it is newer than the one given last.
+    pub fn collect(&mut self, collection: &Collection) {
+        if self.state.last == self.collected {
+            return;
+        }
+        self.collected = self.state.last;
+        let columns = Columns {
+            sku: self.state.sku.as_deref().map(str::to_owned),
+            vendor: Some(self.product.vendor.to_string()),
+            available: self.state.stock.available(),
+            risk: Some(risk::of(&self.state, self.rules(), collection.now).level.as_str()),
+            open_proposal: self.state.first_open(),
+        };
+        let is_safe = columns.risk == Some(RiskLevel::None.as_str());
+        let stored = Stored { safe_under: is_safe.then_some(self.context.version), ..Stored::of(&self.state) };
+        collection.add_variant(&self.context.shop, self.id, stored, snapshot::encode(&self.state), columns);
+    }
+
     pub fn view(&self, ask: View) -> Option<VariantView> {
         let s = &self.state;
         if s.deleted {
@@ -261,16 +293,8 @@ impl Actor for Variant {
 impl Handler<Apply> for Variant {
     type Result = ();
 
-    fn handle(&mut self, Apply { scope, steps }: Apply, ctx: &mut Self::Context) {
-        // actix restarts nothing and catches nothing (PITFALLS 7): a panic is reported, and the supervisor rebuilds.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.apply(&scope, steps))) {
-            let death = Death {
-                shop: self.context.shop.clone(),
-                variant: Some(self.id),
-                offset: self.current,
-                message: panic_message(&*panic),
-            };
-            scope.with(|o| o.deaths.push(death));
+    fn handle(&mut self, apply: Apply, ctx: &mut Self::Context) {
+        if !self.work_off(apply) {
             ctx.stop();
         }
     }
@@ -280,20 +304,7 @@ impl Handler<Collect> for Variant {
     type Result = ();
 
     fn handle(&mut self, Collect(collection): Collect, _: &mut Self::Context) {
-        if self.state.last == self.collected {
-            return;
-        }
-        self.collected = self.state.last;
-        let columns = Columns {
-            sku: self.state.sku.as_deref().map(str::to_owned),
-            vendor: Some(self.product.vendor.to_string()),
-            available: self.state.stock.available(),
-            risk: Some(risk::of(&self.state, self.rules(), collection.now).level.as_str()),
-            open_proposal: self.state.first_open(),
-        };
-        let is_safe = columns.risk == Some(RiskLevel::None.as_str());
-        let stored = Stored { safe_under: is_safe.then_some(self.context.version), ..Stored::of(&self.state) };
-        collection.add_variant(&self.context.shop, self.id, stored, snapshot::encode(&self.state), columns);
+        self.collect(&collection);
     }
 }
 

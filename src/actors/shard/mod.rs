@@ -252,8 +252,12 @@ impl Shard {
         self.shops.get_mut(name).expect("added just now")
     }
 
+    /// One look-up a fact.
     fn push(&mut self, name: &str, item: Item) {
-        let entry = self.entry(name);
+        let Some(entry) = self.shops.get_mut(name) else {
+            self.entry(name);
+            return self.push(name, item);
+        };
         entry.pending.push(item);
         if entry.pending.len() == 1 {
             entry.dirty = true;

@@ -22,7 +22,7 @@ use super::reader::Reader;
 use super::residency::{Residency, Stored};
 use super::settings::FaultProbe;
 use super::stats::EngineStats;
-use super::variant::{self, Apply, ShopContext, Step, Variant};
+use super::variant::{Apply, ShopContext, Step, Variant};
 use crate::domain::rules::RuleSet;
 use crate::domain::shop::{ProductInfo, Shop as ShopFold, Steps, Work};
 use crate::domain::snapshot;
@@ -151,8 +151,8 @@ impl Shop {
         shop.children.reserve(variants.len());
         for (id, state) in variants {
             let (info, stored) = (shop.info(state.product), Stored::of(&state));
-            let addr = Variant::new(id, shop.context.clone(), info, state).start();
-            shop.children.insert(id, Child::new(addr, 0, Some(stored)));
+            let variant = Variant::new(id, shop.context.clone(), info, state);
+            shop.children.insert(id, Child::asleep(variant, 0, Some(stored)));
         }
         shop
     }
@@ -194,8 +194,7 @@ impl Shop {
             let apply = Apply { scope: scope.clone(), steps: std::mem::take(&mut child.steps) };
             child.is_dirty = true;
             child.used = scope.number;
-            // Bounded: one batch is under way. A variant that died has said so, and took the shard with it.
-            child.addr.do_send(apply);
+            child.give(apply);
         }
         if !self.waiting.is_empty() {
             let wanted = self.waiting.iter().map(|(v, w)| (*v, w.stored.offset)).collect();
@@ -253,8 +252,8 @@ impl Shop {
             Step::Quarantine(..) => (ProductId(0), Arc::default()),
             _ => return,
         };
-        let addr = Variant::new(variant, self.context.clone(), info, VariantState::new(product)).start();
-        let mut child = Child::new(addr, self.context.version, None);
+        let new = Variant::new(variant, self.context.clone(), info, VariantState::new(product));
+        let mut child = Child::asleep(new, self.context.version, None);
         child.steps.push(step);
         self.touched.push(variant);
         self.children.insert(variant, child);
@@ -304,8 +303,7 @@ impl Handler<CollectShop> for Shop {
             child.is_dirty = false;
             child.is_saving = true;
             self.saving.push(*id);
-            // Bounded: one collection is under way. None may be lost: the checkpoint stands on it.
-            child.addr.do_send(variant::Collect(collection.clone()));
+            child.collect(&collection);
         }
     }
 }

@@ -7,17 +7,25 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::Shop;
-use crate::actors::batch::Scope;
+use crate::actors::batch::{Mode, Scope};
+use crate::actors::collect::Collection;
 use crate::actors::reader::{ReadError, States};
 use crate::actors::residency::{Release, Stored, Survey};
-use crate::actors::variant::{Apply, ShopContext, Step, Variant};
+use crate::actors::variant::{Apply, Collect, ShopContext, Step, Variant};
 use crate::domain::shop::ProductInfo;
 use crate::domain::variant::VariantState;
 use crate::events::ids::VariantId;
 
-/// A variant in memory.
+/// A variant in memory. Its actor begins with its first live work or the first query: a replay that sent each of a million variants a
+/// message would spend as much on messages as on folding, and most of them have nothing to do for hours.
+enum Life {
+    /// Taken out only to wake it.
+    Asleep(Option<Box<Variant>>),
+    Awake(Addr<Variant>),
+}
+
 pub(super) struct Child {
-    pub addr: Addr<Variant>,
+    life: Life,
     pub steps: SmallVec<[Step; 1]>,
     /// Version of the context that it has.
     pub context: u32,
@@ -32,8 +40,37 @@ pub(super) struct Child {
 }
 
 impl Child {
-    pub fn new(addr: Addr<Variant>, context: u32, stored: Option<Stored>) -> Child {
-        Child { addr, steps: SmallVec::new(), context, is_dirty: false, is_saving: false, stored, used: 0 }
+    pub fn asleep(variant: Variant, context: u32, stored: Option<Stored>) -> Child {
+        let life = Life::Asleep(Some(Box::new(variant)));
+        Child { life, steps: SmallVec::new(), context, is_dirty: false, is_saving: false, stored, used: 0 }
+    }
+
+    /// Wakes it.
+    pub fn addr(&mut self) -> &Addr<Variant> {
+        if let Life::Asleep(variant) = &mut self.life {
+            let variant = variant.take().expect("it is there until it is woken, here and only once");
+            self.life = Life::Awake(variant.start());
+        }
+        match &self.life {
+            Life::Awake(addr) => addr,
+            Life::Asleep(_) => unreachable!("woken just now"),
+        }
+    }
+
+    /// Has it work off a part of a batch. Bounded: one batch is under way. A variant that died has said so, and took the shard with it.
+    pub fn give(&mut self, apply: Apply) {
+        match &mut self.life {
+            Life::Asleep(Some(variant)) if apply.scope.mode == Mode::Replay => drop(variant.work_off(apply)),
+            _ => self.addr().do_send(apply),
+        }
+    }
+
+    /// Has it tell its state. Bounded: one collection is under way. None may be lost: the checkpoint stands on it.
+    pub fn collect(&mut self, collection: &Arc<Collection>) {
+        match &mut self.life {
+            Life::Asleep(Some(variant)) => variant.collect(collection),
+            _ => self.addr().do_send(Collect(collection.clone())),
+        }
     }
 
     /// What is in the store of it, if that is all that there is.
@@ -106,9 +143,9 @@ impl Shop {
                 let why = format!("the snapshot of {} {id} is of offset {is}, but {was} was saved", self.name);
                 return scope.with(|o| o.spoiled = Some(why));
             }
-            let addr = Variant::new(id, waiting.began, waiting.info, state).start();
-            addr.do_send(Apply { scope: scope.clone(), steps: waiting.steps });
-            let mut child = Child::new(addr, waiting.context, Some(waiting.stored));
+            let variant = Variant::new(id, waiting.began, waiting.info, state);
+            let mut child = Child::asleep(variant, waiting.context, Some(waiting.stored));
+            child.give(Apply { scope: scope.clone(), steps: waiting.steps });
             child.is_dirty = true;
             self.settle_in(id, child);
         }
@@ -149,8 +186,8 @@ impl Shop {
             Err(e) => return tracing::warn!(shop = &*self.name, error = %e, "a query finds no snapshot"),
         };
         for Asked { variant, answer } in asked {
-            if let Some(child) = self.children.get(&variant) {
-                let _ = answer.send(Found::Here(child.addr.clone()));
+            if let Some(child) = self.children.get_mut(&variant) {
+                let _ = answer.send(Found::Here(child.addr().clone()));
                 continue;
             }
             // It may have been back and away again meanwhile: then this state is an old one.
@@ -159,8 +196,9 @@ impl Shop {
             let found = Variant::new(variant, self.context.clone(), self.info(state.product), state);
             // The batch under way brings it back itself.
             let found = if self.shared.residency.has_room() && !self.waiting.contains_key(&variant) {
-                let addr = found.start();
-                self.settle_in(variant, Child::new(addr.clone(), self.context.version, Some(stored)));
+                let mut child = Child::asleep(found, self.context.version, Some(stored));
+                let addr = child.addr().clone();
+                self.settle_in(variant, child);
                 Found::Here(addr)
             } else {
                 Found::Alone(Box::new(found))

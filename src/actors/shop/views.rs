@@ -149,7 +149,7 @@ impl Shop {
                 // Rules reach a variant with its next work; a view shows them at once.
                 let is_behind = child.context != self.context.version && child.steps.is_empty();
                 child.context = if is_behind { self.context.version } else { child.context };
-                Place::Here(child.addr.clone(), is_behind.then(|| self.context.clone()))
+                Place::Here(child.addr().clone(), is_behind.then(|| self.context.clone()))
             }
             None => {
                 let stored = self.away.get(&id)?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ impl Ways {
 struct Place {
     name: &'static str,
     folder: PathBuf,
+    /// Whether it has been started before.
+    started: AtomicBool,
     node: Mutex<Option<Node>>,
 }
 
@@ -79,7 +82,7 @@ impl Installation {
             let config = config(&settings, &format!("127.0.0.1:{}", way.kafka.port), &url, name, &target.base);
             std::fs::write(folder.join("stockwarden.toml"), config).expect("the configuration");
             std::fs::write(folder.join("rules.toml"), rules).expect("the rules");
-            places.push(Place { name, folder, node: Mutex::default() });
+            places.push(Place { name, folder, started: AtomicBool::new(false), node: Mutex::default() });
         }
         let mut installation = Installation { settings, token: String::new(), database, places };
         tokio::task::block_in_place(|| {
@@ -96,8 +99,11 @@ impl Installation {
         installation
     }
 
+    /// With an older binary everything begins with that one, and a node that is started again, for whatever reason, comes back as the
+    /// one under test: a rolling upgrade.
     fn command(place: &Place, args: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
+        let older = std::env::var_os("STOCKWARDEN_FAULT_OLD_BINARY").filter(|_| !place.started.load(Ordering::Relaxed));
+        let mut command = Command::new(older.unwrap_or_else(|| BINARY.into()));
         command.args(args).current_dir(&place.folder).env_remove("RUST_LOG");
         command.env("STOCKWARDEN_MASTER_KEY", MASTER_KEY).env("SHOP_SECRET", SECRET).env("TARGET_SECRET", TARGET_SECRET);
         command
@@ -131,6 +137,7 @@ impl Installation {
             });
             match started {
                 Ok(started) => {
+                    self.places[node].started.store(true, Ordering::Relaxed);
                     *self.node(node) = Some(started);
                     return Ok(());
                 }
