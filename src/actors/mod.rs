@@ -13,12 +13,12 @@
 mod batch;
 mod clock;
 mod collect;
-mod commit;
+pub mod commit;
 pub mod dispatcher;
 pub mod effects;
 pub mod engine;
 pub mod queries;
-mod recovery;
+pub mod recovery;
 pub mod settings;
 mod shard;
 mod shop;

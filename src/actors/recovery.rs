@@ -128,7 +128,7 @@ struct Start {
 }
 
 /// What does not fit together is never guessed (DESIGN §3).
-fn check(
+pub fn check(
     partition: Partition,
     checkpoint: Option<Checkpoint>,
     committed: Option<Offset>,
@@ -213,7 +213,7 @@ impl Tail<'_> {
     fn fold(&self, from: Offset, until: Offset, decisions_from: Offset) -> Result<Offset, LogError> {
         let (low, high) = self.log.watermarks(Topic::Decisions, self.partition)?;
         let reader = self.log.reader(Topic::Decisions, self.partition, decisions_from.max(low))?;
-        let mut decisions = Decisions { reader, until: high, waiting: VecDeque::new() };
+        let mut decisions = Decisions::new(reader, high);
         let mut facts = self.log.reader(Topic::Facts, self.partition, from)?;
         while let Some(batch) = facts.next(until, READ_TIMEOUT)? {
             if batch.is_empty() {
@@ -232,7 +232,7 @@ impl Tail<'_> {
 }
 
 /// Recorded decisions in the order of the facts that caused them.
-struct Decisions {
+pub struct Decisions {
     reader: Box<dyn PartitionReader>,
     /// The high watermark at the begin of recovery; the reader passes it, so no decision under way is missed.
     until: Offset,
@@ -240,7 +240,12 @@ struct Decisions {
 }
 
 impl Decisions {
-    fn caused_before(&mut self, end: Offset, first: Offset) -> Result<BTreeMap<Offset, Vec<Recorded>>, LogError> {
+    pub fn new(reader: Box<dyn PartitionReader>, until: Offset) -> Decisions {
+        Decisions { reader, until, waiting: VecDeque::new() }
+    }
+
+    /// Those of the facts in `first..end`.
+    pub fn caused_before(&mut self, end: Offset, first: Offset) -> Result<BTreeMap<Offset, Vec<Recorded>>, LogError> {
         while self.waiting.back().is_none_or(|(caused_by, _)| *caused_by < end) {
             let Some(batch) = self.reader.next(self.until, READ_TIMEOUT)? else { break };
             for record in batch.iter() {

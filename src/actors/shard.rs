@@ -461,7 +461,8 @@ impl Shard {
             self.deps.stats.decided(&decisions);
             self.deps.stats.dead_letters.add(outcome.unreadable.len() as u64);
             self.uncommitted.push_back(batch.next_offset);
-            self.deps.commit.do_send(Processed { partition: self.partition, next_offset: batch.next_offset, records });
+            let done = Processed { partition: self.partition, epoch: self.epoch, next_offset: batch.next_offset, records };
+            self.deps.commit.do_send(done);
             self.queue_gate.leave(self.partition, &*self.deps.consumer);
         }
         self.applied = batch.next_offset;

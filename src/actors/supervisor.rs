@@ -13,7 +13,7 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use super::batch::Death;
-use super::commit::{Commit, Forget};
+use super::commit::{Admit, Commit, Forget};
 use super::recovery::{self, Recovered, RecoveryError};
 use super::settings::EngineSettings;
 use super::shard::{Begin, Drain, Shard, ShardDeps};
@@ -241,6 +241,7 @@ impl Handler<Found> for Supervisor {
                     consumer: parts.consumer.clone(),
                     stats: self.stats.clone(),
                 };
+                parts.commit.do_send(Admit { partition, epoch: recovered.epoch });
                 let (phase, phase_seen) = watch::channel(Phase::Recovering);
                 let (applied, applied_seen) = watch::channel(recovered.from);
                 let queue = Arc::<Queue>::default();

@@ -9,5 +9,6 @@ mod golden;
 mod kafka_adapter;
 mod layering;
 mod reference;
+mod simulation;
 mod support;
 mod system;
