@@ -8,7 +8,10 @@ use stockwarden::events::record::{Offset, Partition, RecordBatch, Topic};
 use super::fold::{Bytes, Fold, Mode};
 use super::log::{Log, PARTITIONS};
 use super::world::World;
-use crate::reference::{DecisionKey, DecisionOutcome, Record, Reference, VariantKey, VariantOutcome, first_difference};
+use crate::reference::{DecisionOutcome, Record, Reference, VariantKey, VariantOutcome, first_difference};
+
+/// Partition, offset of the cause, id. The order among the decisions of one fact is no promise across shops.
+type Place = (Partition, Offset, String);
 
 impl World {
     /// Whether these states are the fold of everything before `until`, record by record from the first one, merged with the
@@ -23,7 +26,7 @@ impl World {
         let shared = self.log.clone();
         let log = shared.lock().expect("one thread");
         let mut reference = Reference::new(&[]);
-        let mut decided: BTreeMap<DecisionKey, DecisionOutcome> = BTreeMap::new();
+        let mut decided: BTreeMap<Place, DecisionOutcome> = BTreeMap::new();
         let mut variants: BTreeMap<VariantKey, VariantOutcome> = BTreeMap::new();
         let mut letters = BTreeSet::new();
         for partition in 0..PARTITIONS {
@@ -37,7 +40,7 @@ impl World {
                 };
                 let (key, outcome) = outcome_of(*d);
                 self.counts.decisions += 1;
-                if decided.insert(key, outcome).is_some() {
+                if decided.insert(key.clone(), outcome).is_some() {
                     return Err(format!("the decision {key:?} is in the log twice (invariant 4)"));
                 }
             }
@@ -74,7 +77,8 @@ impl World {
         if letters.len() as u64 != expected.counts.unreadable {
             return Err(format!("{} dead letters, {} records that cannot be read", letters.len(), expected.counts.unreadable));
         }
-        let differs = first_difference("decisions (invariant 4)", &expected.decisions, &decided)
+        let due = expected.decisions.into_iter().map(|((p, o, _), d)| ((p, o, d.decision_id.clone()), d)).collect();
+        let differs = first_difference("decisions (invariant 4)", &due, &decided)
             .or_else(|| first_difference("variants (invariant 2)", &expected.variants, &variants));
         differs.map_or(Ok(()), Err)
     }
@@ -143,8 +147,8 @@ fn records_of(batch: &RecordBatch) -> impl Iterator<Item = Record> + '_ {
     })
 }
 
-fn outcome_of(d: stockwarden::events::decision::Decision) -> (DecisionKey, DecisionOutcome) {
-    let key = (d.caused_by.partition, d.caused_by.offset, d.seq);
+fn outcome_of(d: stockwarden::events::decision::Decision) -> (Place, DecisionOutcome) {
+    let key = (d.caused_by.partition, d.caused_by.offset, d.decision_id.to_string());
     let outcome = DecisionOutcome {
         decision_id: d.decision_id.to_string(),
         organisation: d.organisation,

@@ -134,6 +134,8 @@ impl World {
         let epoch = self.nodes[n].producer_epoch;
         let next = match std::mem::take(&mut self.nodes[n].thread) {
             Thread::Idle => Thread::Idle,
+            // The coordinator refuses a transaction while it still ends the one before (CONCURRENT_TRANSACTIONS).
+            Thread::Begin(work) if !log.is_settled(n) => Thread::Begin(work),
             Thread::Begin(work) => {
                 let txn = log.begin(n, epoch);
                 let is_member = self.group.knows(n, self.nodes[n].generation) || self.broken == Broken::GenerationCheck;

@@ -149,13 +149,17 @@ impl Log {
     }
 
     /// Writes one marker of a transaction that is decided; what it did, for the trace.
-    pub fn mark_one(&mut self, rng: &mut Rng) -> Option<String> {
+    pub fn mark_one(&mut self, rng: &mut Rng, calm: bool) -> Option<String> {
         let ending: Vec<TxnId> = (0..self.txns.len()).filter(|t| matches!(self.txns[*t].state, State::Ending { .. })).collect();
         let txn = *rng.pick(&ending)?;
         let State::Ending { commit } = self.txns[txn].state else { return None };
         let mut places: Vec<Option<Place>> = self.txns[txn].unmarked.iter().copied().map(Some).collect();
         places.extend(self.txns[txn].offsets_unmarked.then_some(None));
         let place = *rng.pick(&places)?;
+        // Records wait longer for theirs, so that the group's offset is often seen first.
+        if place.is_some() && !calm && !rng.one_in(5) {
+            return None;
+        }
         let time = self.now;
         match place {
             Some(place) => {

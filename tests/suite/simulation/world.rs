@@ -212,8 +212,10 @@ impl World {
             Action::Produce => self.produce(),
             Action::Mark => {
                 let shared = self.log.clone();
-                let said = shared.lock().expect("one thread").mark_one(&mut self.rng);
-                self.say(|| said.unwrap_or_default());
+                let said = shared.lock().expect("one thread").mark_one(&mut self.rng, self.calm);
+                if let Some(said) = said {
+                    self.say(|| said);
+                }
             }
             Action::LateEnd(i) => {
                 let late = self.late_ends.swap_remove(i);
