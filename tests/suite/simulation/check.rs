@@ -108,7 +108,7 @@ fn fold(log: &Log, partition: Partition, from: Offset, until: Offset, mut fold: 
     let mut recorded: BTreeMap<Offset, Vec<Recorded>> = BTreeMap::new();
     // Up to what is stable: a transaction under way concerns later facts.
     let place = (Topic::Decisions, partition);
-    let decisions = log.read(place, 0, log.last_stable(place), usize::MAX >> 1).map_err(|e| e.to_string())?;
+    let decisions = log.read(place, 0, log.last_stable(place), super::log::WHOLE).map_err(|e| e.to_string())?;
     for record in decisions.iter().flat_map(RecordBatch::iter) {
         let r = Recorded::read(&record).map_err(|e| e.to_string())?;
         recorded.entry(r.caused_by().unwrap_or(-1)).or_default().push(r);

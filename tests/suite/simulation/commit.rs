@@ -138,7 +138,10 @@ impl World {
             Thread::Begin(work) if !log.is_settled(n) => Thread::Begin(work),
             Thread::Begin(work) => {
                 let txn = log.begin(n, epoch);
-                let is_member = self.group.knows(n, self.nodes[n].generation) || self.broken == Broken::GenerationCheck;
+                let node = &self.nodes[n];
+                // The group checks the generation, the adapter that the partitions are ours as far as this member knows.
+                let owns = self.broken == Broken::LateBatch || work.offsets.keys().all(|p| node.owned.contains_key(p));
+                let is_member = owns && self.group.knows(n, node.generation) || self.broken == Broken::GenerationCheck;
                 if !is_member {
                     let _ = log.end_txn(txn, false);
                     self.counts.fenced += 1;
@@ -223,6 +226,14 @@ impl World {
             }
         };
         self.nodes[n].thread = next;
+    }
+
+    /// The assignment is lost before the transaction has begun.
+    pub fn lose_handed_over(&mut self, n: usize) {
+        self.nodes[n].thread = match std::mem::take(&mut self.nodes[n].thread) {
+            Thread::Begin(work) => self.finish(n, work, Err(CommitError::Fenced("the partitions are lost".into()))),
+            other => other,
+        };
     }
 
     fn finish(&mut self, n: usize, work: Work, result: Outcome) -> Thread {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use stockwarden::events::ids::CLOCK_KEY;
 use stockwarden::events::record::{NewRecord, Offset, Partition, Position, RecordBatch, Topic};
 use stockwarden::ports::LogError;
 use stockwarden::ports::event_log::PartitionReader;
@@ -14,6 +15,8 @@ use stockwarden::ports::event_log::PartitionReader;
 use super::rng::Rng;
 
 pub const PARTITIONS: Partition = 2;
+/// For a reader that wants all.
+pub const WHOLE: usize = usize::MAX >> 1;
 pub type TxnId = usize;
 pub type Place = (Topic, Partition);
 
@@ -58,6 +61,8 @@ pub struct Log {
     /// Whether the group's offset ever went back; DESIGN §7.5.
     pub went_back: Option<String>,
     pub now: i64,
+    /// Batches go on over ticks (see [`super::Broken::TickInBatch`]).
+    pub over_ticks: bool,
 }
 
 impl Log {
@@ -202,12 +207,18 @@ impl Log {
         if from >= until {
             return Ok(None);
         }
-        let end = until.min(self.last_stable(place)).min(from + most as Offset);
+        let mut end = until.min(self.last_stable(place)).min(from.saturating_add(most as Offset));
         if from >= end {
             return Err(LogError::Unavailable { during: "reading".into(), reason: "not stable yet".into() });
         }
         let mut batch = RecordBatch::new(place.1, from);
         for (stored, offset) in self.places[&place][from as usize..end as usize].iter().zip(from..) {
+            let is_tick = stored.record.as_ref().is_some_and(|r| r.key.as_deref() == Some(CLOCK_KEY));
+            if is_tick && offset > from && !self.over_ticks && most < WHOLE {
+                // A tick has to meet the deadlines that the facts before it have set.
+                end = offset;
+                break;
+            }
             if let Some(record) = stored.record.as_ref().filter(|_| self.is_visible(stored)) {
                 let headers = record.headers.iter().map(|(n, v)| (*n, v.as_slice()));
                 batch.push(offset, stored.time, record.key.as_deref(), record.value.as_deref(), headers);
@@ -219,7 +230,7 @@ impl Log {
 
     /// Everything that is committed, as one batch.
     pub fn read_all(&self, place: Place) -> RecordBatch {
-        let read = self.read(place, 0, self.end(place), usize::MAX >> 1);
+        let read = self.read(place, 0, self.end(place), WHOLE);
         read.ok().flatten().unwrap_or_else(|| RecordBatch::new(place.1, 0))
     }
 

@@ -59,9 +59,11 @@ pub enum Broken {
     UnfencedClear,
     /// Snapshots are not checked.
     TrustSnapshots,
+    /// A tick does not wake whom a fact of its own batch has given a deadline.
+    TickInBatch,
 }
 
-const ALL: [Broken; 12] = [
+const ALL: [Broken; 13] = [
     Broken::SnapshotBeforeCommit,
     Broken::SkipMerge,
     Broken::MergeToStable,
@@ -74,6 +76,7 @@ const ALL: [Broken; 12] = [
     Broken::LateBatch,
     Broken::UnfencedClear,
     Broken::TrustSnapshots,
+    Broken::TickInBatch,
 ];
 
 /// One seed; a panic in the code under test is a failure like any other.

@@ -106,7 +106,7 @@ impl World {
         World {
             broken,
             rng: Rng::new(seed),
-            log: Arc::new(Mutex::new(Log::default())),
+            log: Arc::new(Mutex::new(Log { over_ticks: broken == Broken::TickInBatch, ..Log::default() })),
             store: Store::new(broken),
             store_away: false,
             group: Group::default(),
@@ -346,6 +346,8 @@ impl World {
         if !self.group.members.contains(&n) {
             let owned: Vec<Partition> = self.nodes[n].owned.keys().copied().collect();
             self.nodes[n].revoking.clear();
+            // A transaction reads the membership when it begins, at once after it is handed over; that gap is not simulated.
+            self.lose_handed_over(n);
             for partition in owned {
                 self.say(|| format!("n{n} has lost {partition}"));
                 self.drop_shard(n, partition);
