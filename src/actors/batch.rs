@@ -5,12 +5,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Addr;
 
+use super::reader::Wanted;
 use super::shard::{Settled, Shard};
 use crate::events::dead_letter::Unreadable;
 use crate::events::decision::Decision;
-use crate::events::ids::VariantId;
-use crate::events::record::Offset;
+use crate::events::ids::{CLOCK_KEY, VariantId};
+use crate::events::record::{Offset, RecordBatch};
 use crate::events::time::Millis;
+
+/// Cuts a batch before its next tick, and gives the part from there on. A tick wakes those whose deadlines have passed, and a
+/// deadline that a fact sets is known when the fact's batch is settled: so nothing but the end of a batch may stand before a
+/// tick, or state would depend on how facts were batched (DESIGN §7.3).
+pub fn cut(batch: &mut RecordBatch) -> Option<RecordBatch> {
+    let tick = 1 + batch.iter().skip(1).position(|r| r.key == Some(CLOCK_KEY))?;
+    Some(batch.split_off(tick))
+}
 
 /// Whether decisions are computed or read back (DESIGN §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,17 +47,23 @@ pub struct Outcome {
     pub deaths: Vec<Death>,
     /// Variants that time alone may change, and when; none takes an earlier one back.
     pub deadlines: Vec<(Arc<str>, VariantId, Option<Millis>)>,
+    /// Variants with work in the batch that are not in memory: it goes on when they are.
+    pub missing: Wanted,
+    /// What came back from the store is not what was put there.
+    pub spoiled: Option<String>,
 }
 
 pub struct Scope {
     pub mode: Mode,
+    /// Counts the shard's batches; who was used last in an early one leaves memory first.
+    pub number: u64,
     shard: Addr<Shard>,
     outcome: Mutex<Outcome>,
 }
 
 impl Scope {
-    pub fn new(mode: Mode, shard: Addr<Shard>, outcome: Outcome) -> Arc<Scope> {
-        Arc::new(Scope { mode, shard, outcome: Mutex::new(outcome) })
+    pub fn new(mode: Mode, number: u64, shard: Addr<Shard>, outcome: Outcome) -> Arc<Scope> {
+        Arc::new(Scope { mode, number, shard, outcome: Mutex::new(outcome) })
     }
 
     pub fn with(&self, add: impl FnOnce(&mut Outcome)) {

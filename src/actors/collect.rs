@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Addr;
 
+use super::residency::Stored;
 use super::shard::{Collected, Shard};
 use crate::domain::snapshot::{self, Seal};
 use crate::events::ids::VariantId;
@@ -26,16 +27,24 @@ pub struct Collection {
     /// Domain time at the batch boundary.
     pub now: Millis,
     shard: Addr<Shard>,
-    snapshots: Mutex<Vec<Snapshot>>,
+    found: Mutex<Found>,
+}
+
+/// States, and what their shops have to know of them once they are in the store.
+#[derive(Default)]
+pub struct Found {
+    pub snapshots: Vec<Snapshot>,
+    pub stored: Vec<(Arc<str>, VariantId, Stored)>,
 }
 
 impl Collection {
     pub fn new(partition: Partition, epoch: Epoch, now: Millis, shard: Addr<Shard>) -> Arc<Collection> {
-        Arc::new(Collection { partition, epoch, now, shard, snapshots: Mutex::default() })
+        Arc::new(Collection { partition, epoch, now, shard, found: Mutex::default() })
     }
 
-    pub fn add_variant(&self, shop: &str, id: VariantId, offset: Offset, state: Vec<u8>, columns: Columns) {
-        self.add(shop, Entity::Variant(id.0), offset, state, columns);
+    pub fn add_variant(&self, shop: &Arc<str>, id: VariantId, stored: Stored, state: Vec<u8>, columns: Columns) {
+        self.add(shop, Entity::Variant(id.0), stored.offset, state, columns);
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).stored.push((shop.clone(), id, stored));
     }
 
     pub fn add(&self, shop: &str, entity: Entity, offset: Offset, state: Vec<u8>, columns: Columns) {
@@ -51,13 +60,13 @@ impl Collection {
             columns,
             entity,
         };
-        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).push(snapshot);
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).snapshots.push(snapshot);
     }
 }
 
 impl Drop for Collection {
     fn drop(&mut self) {
-        let snapshots = std::mem::take(self.snapshots.get_mut().unwrap_or_else(PoisonError::into_inner));
-        self.shard.do_send(Collected(snapshots));
+        let found = std::mem::take(self.found.get_mut().unwrap_or_else(PoisonError::into_inner));
+        self.shard.do_send(Collected(found));
     }
 }

@@ -12,13 +12,16 @@
 
 mod batch;
 mod clock;
+pub mod cluster;
 mod collect;
-pub mod commit;
+mod commit;
 pub mod dispatcher;
 pub mod effects;
 pub mod engine;
 pub mod queries;
-pub mod recovery;
+mod reader;
+mod recovery;
+mod residency;
 pub mod settings;
 mod shard;
 mod shop;

@@ -1,11 +1,11 @@
-//! Answers queries from the live actors.
+//! Answers queries from the live actors of this process. What lives elsewhere is [`super::cluster`]'s business.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::shard::{ListShops, Locate, Located};
+use super::shard::{ListShops, Locate};
 use super::shop::{GetShop, GetVariant, ListVariants};
 use super::stats::EngineStats;
 use super::table::{Phase, ShardRef, ShardTable};
@@ -21,12 +21,12 @@ pub struct EngineQueries {
     pub partitions: i32,
 }
 
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl EngineQueries {
     /// The shard, once it is live; waits at most so long.
-    async fn live(&self, partition: Partition, wait: Duration) -> Result<Arc<ShardRef>, QueryError> {
+    pub(super) async fn live(&self, partition: Partition, wait: Duration) -> Result<Arc<ShardRef>, QueryError> {
         let not_ready = |why: String| QueryError::NotReady {
             reason: format!("partition {partition} cannot be read here: {why}"),
             retry_after: RETRY_AFTER,
@@ -59,37 +59,127 @@ impl EngineQueries {
         }
     }
 
+    /// The shard, if it is live now.
+    pub(super) fn live_now(&self, partition: Partition) -> Option<Arc<ShardRef>> {
+        self.table.get(partition).filter(|s| *s.phase.borrow() == Phase::Live)
+    }
+
     async fn wait_for(&self, after: Option<Position>, wait: Duration) -> Result<(), QueryError> {
         let Some(after) = after else { return Ok(()) };
-        if after.partition >= self.partitions {
-            return Err(QueryError::BadRequest(format!(
-                "after={after}: there is no partition {}; there are {}",
-                after.partition, self.partitions
-            )));
-        }
+        check(after, self.partitions)?;
         let shard = self.live(after.partition, wait).await?;
-        let mut applied = shard.applied.clone();
-        let reached = async { applied.wait_for(|next| *next > after.offset).await.map(|_| ()) };
-        match tokio::time::timeout(wait, reached).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(QueryError::Behind { after, retry_after: RETRY_AFTER }),
-        }
+        applied(&shard, after, wait).await
     }
 
     /// Where the shop lives: the partition of its key, or the one that a foreign producer chose otherwise.
-    async fn locate(&self, shop: &str, wait: Duration) -> Result<Located, QueryError> {
-        let name: Arc<str> = shop.into();
-        let home = partition_of(shop.as_bytes(), self.partitions);
-        let others = (0..self.partitions).filter(|p| *p != home);
-        for partition in std::iter::once(home).chain(others) {
+    async fn find(&self, shop: &str, question: Question, after: Option<Position>, wait: Duration) -> Result<Answer, QueryError> {
+        self.wait_for(after, wait).await?;
+        for partition in candidates(shop, self.partitions) {
             let shard = self.live(partition, wait).await?;
-            let located = shard.addr.send(Locate(name.clone())).await.map_err(|_| restarting())?;
-            if let Some(located) = located {
-                return Ok(located);
+            if let Some(answer) = ask(&shard, shop, &question).await? {
+                return Ok(answer);
             }
         }
         Err(QueryError::NoShop(shop.to_owned()))
     }
+}
+
+/// What is asked of a shop.
+#[derive(Debug, Clone)]
+pub(super) enum Question {
+    Shop,
+    Variants(VariantFilter),
+    Variant(VariantId),
+}
+
+#[derive(Debug)]
+pub(super) enum Answer {
+    Shop(ShopView),
+    Variants(VariantPage),
+    Variant(Box<VariantView>),
+}
+
+impl Answer {
+    pub(super) fn shop(self) -> ShopView {
+        match self {
+            Answer::Shop(view) => view,
+            _ => unreachable!("the answer is of the question's kind"),
+        }
+    }
+
+    pub(super) fn variants(self) -> VariantPage {
+        match self {
+            Answer::Variants(page) => page,
+            _ => unreachable!("the answer is of the question's kind"),
+        }
+    }
+
+    pub(super) fn variant(self) -> VariantView {
+        match self {
+            Answer::Variant(view) => *view,
+            _ => unreachable!("the answer is of the question's kind"),
+        }
+    }
+}
+
+/// The partitions in which a shop may be, the likeliest first.
+pub(super) fn candidates(shop: &str, partitions: i32) -> impl Iterator<Item = Partition> + use<> {
+    let home = partition_of(shop.as_bytes(), partitions);
+    std::iter::once(home).chain((0..partitions).filter(move |p| *p != home))
+}
+
+/// Whether the position can exist.
+pub(super) fn check(after: Position, partitions: i32) -> Result<(), QueryError> {
+    if after.partition < partitions {
+        return Ok(());
+    }
+    let there_is = format!("there is no partition {}; there are {partitions}", after.partition);
+    Err(QueryError::BadRequest(format!("after={after}: {there_is}")))
+}
+
+/// Waits until the shard has applied the position.
+pub(super) async fn applied(shard: &ShardRef, after: Position, wait: Duration) -> Result<(), QueryError> {
+    let mut applied = shard.applied.clone();
+    let reached = async { applied.wait_for(|next| *next > after.offset).await.map(|_| ()) };
+    match tokio::time::timeout(wait, reached).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(restarting()),
+        Err(_) => Err(QueryError::Behind { after, retry_after: RETRY_AFTER }),
+    }
+}
+
+/// Asks a live shard; none if it does not have the shop.
+pub(super) async fn ask(shard: &ShardRef, shop: &str, question: &Question) -> Result<Option<Answer>, QueryError> {
+    let Some(at) = shard.addr.send(Locate(shop.into())).await.map_err(|_| restarting())? else { return Ok(None) };
+    let (now, provenance) = (at.now, at.provenance);
+    match question {
+        Question::Shop => {
+            let view = at.shop.send(GetShop { now, provenance }).await.map_err(|_| restarting())?;
+            Ok(view.map(Answer::Shop))
+        }
+        Question::Variants(filter) => {
+            let list = ListVariants { filter: filter.clone(), now, provenance };
+            at.shop.send(list).await.map(|page| Some(Answer::Variants(page))).map_err(|_| restarting())
+        }
+        Question::Variant(variant) => {
+            let get = GetVariant { variant: *variant, now, provenance };
+            match at.shop.send(get).await.map_err(|_| restarting())? {
+                Some(view) => Ok(Some(Answer::Variant(Box::new(view)))),
+                None => Err(QueryError::NoVariant { shop: shop.to_owned(), variant: *variant }),
+            }
+        }
+    }
+}
+
+/// Every shop of a live shard.
+pub(super) async fn list(shard: &ShardRef) -> Result<Vec<ShopView>, QueryError> {
+    let mut views = Vec::new();
+    for shop in shard.addr.send(ListShops).await.map_err(|_| restarting())? {
+        if let Some(Answer::Shop(view)) = ask(shard, &shop, &Question::Shop).await? {
+            views.push(view);
+        }
+    }
+    Ok(views)
 }
 
 fn restarting() -> QueryError {
@@ -101,13 +191,7 @@ impl Queries for EngineQueries {
         Box::pin(async move {
             let mut views = Vec::new();
             for partition in 0..self.partitions {
-                let shard = self.live(partition, RETRY_AFTER).await?;
-                for shop in shard.addr.send(ListShops).await.map_err(|_| restarting())? {
-                    let Some(at) = shard.addr.send(Locate(shop)).await.map_err(|_| restarting())? else { continue };
-                    let view =
-                        at.shop.send(GetShop { now: at.now, provenance: at.provenance }).await.map_err(|_| restarting())?;
-                    views.extend(view);
-                }
+                views.extend(list(&*self.live(partition, RETRY_AFTER).await?).await?);
             }
             views.sort_by(|a, b| a.shop.cmp(&b.shop));
             Ok(views)
@@ -115,12 +199,7 @@ impl Queries for EngineQueries {
     }
 
     fn shop<'a>(&'a self, shop: &'a str, after: Option<Position>, wait: Duration) -> BoxFuture<'a, Result<ShopView, QueryError>> {
-        Box::pin(async move {
-            self.wait_for(after, wait).await?;
-            let at = self.locate(shop, wait).await?;
-            let view = at.shop.send(GetShop { now: at.now, provenance: at.provenance }).await.map_err(|_| restarting())?;
-            view.ok_or_else(|| QueryError::NoShop(shop.to_owned()))
-        })
+        Box::pin(async move { Ok(self.find(shop, Question::Shop, after, wait).await?.shop()) })
     }
 
     fn variants<'a>(
@@ -130,12 +209,7 @@ impl Queries for EngineQueries {
         after: Option<Position>,
         wait: Duration,
     ) -> BoxFuture<'a, Result<VariantPage, QueryError>> {
-        Box::pin(async move {
-            self.wait_for(after, wait).await?;
-            let at = self.locate(shop, wait).await?;
-            let list = ListVariants { filter, now: at.now, provenance: at.provenance };
-            at.shop.send(list).await.map_err(|_| restarting())
-        })
+        Box::pin(async move { Ok(self.find(shop, Question::Variants(filter), after, wait).await?.variants()) })
     }
 
     fn variant<'a>(
@@ -145,13 +219,7 @@ impl Queries for EngineQueries {
         after: Option<Position>,
         wait: Duration,
     ) -> BoxFuture<'a, Result<VariantView, QueryError>> {
-        Box::pin(async move {
-            self.wait_for(after, wait).await?;
-            let at = self.locate(shop, wait).await?;
-            let get = GetVariant { variant, now: at.now, provenance: at.provenance };
-            let view = at.shop.send(get).await.map_err(|_| restarting())?;
-            view.ok_or_else(|| QueryError::NoVariant { shop: shop.to_owned(), variant })
-        })
+        Box::pin(async move { Ok(self.find(shop, Question::Variant(variant), after, wait).await?.variant()) })
     }
 
     fn readiness(&self) -> Vec<(&'static str, Option<String>)> {

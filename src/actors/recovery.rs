@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc;
 
-use super::batch::Death;
+use super::batch::{Death, cut};
 use super::collect::entity_name;
-use super::shard::RecoveredShop;
+use super::residency::{Bound, Stored};
+use super::shop::RecoveredShop;
 use super::stats::EngineStats;
 use crate::domain::shard::{ShardFold, ShardState};
 use crate::domain::shop::{Shop, ShopState};
@@ -20,6 +21,7 @@ use crate::domain::variant::VariantState;
 use crate::events::decision::Recorded;
 use crate::events::ids::VariantId;
 use crate::events::record::{Offset, Partition, RecordBatch, Topic};
+use crate::events::time::Millis;
 use crate::ports::event_log::{Group, PartitionReader};
 use crate::ports::snapshot_store::{Checkpoint, Entity, Epoch, Snapshot};
 use crate::ports::{EventLog, LogError, SnapshotStore, StoreError};
@@ -34,6 +36,27 @@ pub struct Recovered {
     pub decisions: Offset,
     pub inputs: mpsc::Receiver<Input>,
     pub quarantines: Vec<Death>,
+    pub deadlines: Vec<Deadline>,
+}
+
+/// When time alone may change a variant.
+pub type Deadline = (Arc<str>, VariantId, Millis);
+
+/// Snapshots that turned out not to be what was saved, found under this epoch.
+#[derive(Debug, Clone)]
+pub struct Distrust {
+    pub epoch: Epoch,
+    pub reason: String,
+}
+
+/// What a recovery works with.
+#[derive(Clone)]
+pub struct Means {
+    pub log: Arc<dyn EventLog>,
+    pub store: Arc<dyn SnapshotStore>,
+    pub stats: Arc<EngineStats>,
+    pub bound: Arc<Bound>,
+    pub node: String,
 }
 
 /// The tail, batch by batch.
@@ -41,6 +64,8 @@ pub enum Input {
     Facts {
         batch: RecordBatch,
         recorded: BTreeMap<Offset, Vec<Recorded>>,
+        /// Decisions caused by later facts stand at or past this offset.
+        decisions: Offset,
     },
     /// Everything up to the committed offset is folded; live facts come from there.
     Done {
@@ -62,29 +87,37 @@ pub enum RecoveryError {
 }
 
 impl RecoveryError {
-    /// Whether another try may succeed by itself.
+    /// Whether another try may succeed by itself. A store that fails is asked again whatever it said: to give the partition up
+    /// for good would need a restart to mend it.
     pub fn is_passing(&self) -> bool {
-        matches!(
-            self,
-            RecoveryError::Store(StoreError::Unavailable { .. })
-                | RecoveryError::Log(LogError::Unavailable { .. } | LogError::QueueFull)
-        )
+        match self {
+            RecoveryError::Store(e) => !matches!(e, StoreError::Misconfigured(_)),
+            RecoveryError::Log(e) => passes(e),
+            RecoveryError::Unsafe(_) => false,
+        }
     }
+}
+
+fn passes(e: &LogError) -> bool {
+    matches!(e, LogError::Unavailable { .. } | LogError::QueueFull)
 }
 
 /// Batches read ahead of the fold.
 const AHEAD: usize = 4;
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between tries while the log is away.
+const PAUSE: Duration = Duration::from_millis(200);
 
 pub async fn recover(
-    log: Arc<dyn EventLog>,
-    store: Arc<dyn SnapshotStore>,
-    stats: Arc<EngineStats>,
-    node: &str,
+    means: Means,
     partition: Partition,
     quarantines: Vec<Death>,
+    distrust: &mut Option<Distrust>,
 ) -> Result<Recovered, RecoveryError> {
-    let epoch = store.acquire_epoch(partition, node).await?;
+    let Means { log, store, stats, bound, node } = means;
+    let epoch = store.acquire_epoch(partition, &node).await?;
+    // If somebody else has owned the partition since, the snapshots are theirs, and may well be good.
+    *distrust = distrust.take().filter(|d| epoch == d.epoch + 1).map(|d| Distrust { epoch, ..d });
     let checkpoint = store.checkpoint(partition).await?;
     let (committed, low) = blocking(&log, move |log| {
         let committed = log.committed(Group::Shards, Topic::Facts)?.get(partition as usize).copied().flatten();
@@ -93,12 +126,17 @@ pub async fn recover(
     })
     .await?;
     check(partition, checkpoint, committed, low)?;
-    let mut start = Start { fold: ShardFold::default(), shops: Vec::new(), from: low, decisions: 0 };
+    let mut start = Start { loaded: Loaded::default(), from: low, decisions: 0 };
     if let Some(checkpoint) = checkpoint {
-        match load(&*store, partition).await? {
-            Ok((fold, shops)) => start = Start { fold, shops, from: checkpoint.facts, decisions: checkpoint.decisions },
+        let loaded = match distrust {
+            Some(d) => Err(d.reason.clone()),
+            None => load(&*store, partition, bound.room(&stats)).await?,
+        };
+        match loaded {
+            Ok(loaded) => start = Start { loaded, from: checkpoint.facts, decisions: checkpoint.decisions },
             Err(why) => {
                 // Discarded as a whole: the log gives all of it back (DESIGN §3).
+                check(partition, None, committed, low)?;
                 stats.snapshots_discarded.add(1);
                 tracing::warn!(partition, why, "snapshots are discarded; the partition is rebuilt from the log");
                 store.clear(partition).await?;
@@ -117,18 +155,18 @@ pub async fn recover(
         // A shard that is gone needs no answer.
         let _ = sender.blocking_send(end);
     });
-    Ok(Recovered { epoch, fold: start.fold, shops: start.shops, from, decisions, inputs, quarantines })
+    let Loaded { fold, shops, deadlines } = start.loaded;
+    Ok(Recovered { epoch, fold, shops, from, decisions, inputs, quarantines, deadlines })
 }
 
 struct Start {
-    fold: ShardFold,
-    shops: Vec<(Arc<str>, RecoveredShop)>,
+    loaded: Loaded,
     from: Offset,
     decisions: Offset,
 }
 
 /// What does not fit together is never guessed (DESIGN §3).
-pub fn check(
+fn check(
     partition: Partition,
     checkpoint: Option<Checkpoint>,
     committed: Option<Offset>,
@@ -160,42 +198,85 @@ pub fn check(
 }
 
 #[derive(Default)]
-struct LoadedShop {
-    state: Option<(ShopState, Offset)>,
-    variants: Vec<(VariantId, VariantState)>,
+struct Loaded {
+    fold: ShardFold,
+    shops: Vec<(Arc<str>, RecoveredShop)>,
+    deadlines: Vec<Deadline>,
 }
 
-type Loaded = (ShardFold, Vec<(Arc<str>, RecoveredShop)>);
+#[derive(Default)]
+struct LoadedShop {
+    name: Arc<str>,
+    is_complete: bool,
+    shop: RecoveredShop,
+}
 
-/// All snapshots of the partition, or why they cannot be used.
-async fn load(store: &dyn SnapshotStore, partition: Partition) -> Result<Result<Loaded, String>, StoreError> {
-    let mut fold = None;
+/// All snapshots of the partition, or why they cannot be used. Each is looked at as it comes; `room` variants at most are kept
+/// in memory, of the others only what their shop has to know.
+async fn load(store: &dyn SnapshotStore, partition: Partition, room: usize) -> Result<Result<Loaded, String>, StoreError> {
+    let (mut fold, mut deadlines, mut kept) = (None, Vec::new(), 0);
     let mut shops: FxHashMap<String, LoadedShop> = FxHashMap::default();
     let mut rows = store.load(partition);
     while let Some(row) = rows.next().await {
         let row = row?;
         let bad = |e: SnapshotError| format!("the snapshot of {} {}: {e}", row.shop, entity_name(&row.entity));
-        let kept = match row.entity {
-            Entity::Shard => decode::<ShardState>(partition, &row).map(|s| fold = Some(ShardFold::from_state(s))),
-            Entity::Shop => decode::<ShopState>(partition, &row)
-                .map(|s| shops.entry(row.shop.clone()).or_default().state = Some((s, row.offset))),
-            Entity::Variant(id) => decode::<VariantState>(partition, &row)
-                .map(|s| shops.entry(row.shop.clone()).or_default().variants.push((VariantId(id), s))),
+        if row.entity == Entity::Shard {
+            match decode::<ShardState>(partition, &row) {
+                Ok(state) => fold = Some(ShardFold::from_state(state)),
+                Err(e) => return Ok(Err(bad(e))),
+            }
+            continue;
+        }
+        if !shops.contains_key(&row.shop) {
+            let name = Arc::from(row.shop.as_str());
+            shops.insert(row.shop.clone(), LoadedShop { name, ..LoadedShop::default() });
+        }
+        let Some(LoadedShop { name, is_complete, shop }) = shops.get_mut(&row.shop) else { continue };
+        let Entity::Variant(id) = row.entity else {
+            match decode::<ShopState>(partition, &row) {
+                Ok(state) => (shop.fold, shop.offset, *is_complete) = (Shop::from_state(state), row.offset, true),
+                Err(e) => return Ok(Err(bad(e))),
+            }
+            continue;
         };
-        if let Err(e) = kept {
-            return Ok(Err(bad(e)));
+        let state: VariantState = match decode(partition, &row) {
+            Ok(state) => state,
+            Err(e) => return Ok(Err(bad(e))),
+        };
+        let id = VariantId(id);
+        deadlines.extend(state.next_deadline().map(|at| (name.clone(), id, at)));
+        if kept < room {
+            kept += 1;
+            shop.variants.push((id, state));
+        } else {
+            shop.away.push((id, Stored::of(&state)));
         }
     }
     let Some(fold) = fold else { return Ok(Err("the shard's own snapshot is missing".to_owned())) };
     let mut found = Vec::with_capacity(shops.len());
-    for (name, LoadedShop { state, variants }) in shops {
-        let Some((state, offset)) = state else { return Ok(Err(format!("the snapshot of the shop {name} is missing"))) };
-        found.push((name.into(), RecoveredShop { fold: Shop::from_state(state), offset, variants }));
+    for LoadedShop { name, is_complete, shop } in shops.into_values() {
+        if !is_complete {
+            return Ok(Err(format!("the snapshot of the shop {name} is missing")));
+        }
+        if let Some(missing) = missing_variant(&shop) {
+            return Ok(Err(format!("the snapshot of {name} {missing} is missing")));
+        }
+        found.push((name, shop));
     }
-    Ok(Ok((fold, found)))
+    Ok(Ok(Loaded { fold, shops: found, deadlines }))
 }
 
-fn decode<T: serde::de::DeserializeOwned>(partition: Partition, row: &Snapshot) -> Result<T, SnapshotError> {
+/// A variant that the catalogue names and that has no snapshot.
+fn missing_variant(shop: &RecoveredShop) -> Option<VariantId> {
+    let ids = || shop.variants.iter().map(|(id, _)| *id).chain(shop.away.iter().map(|(id, _)| *id));
+    if ids().filter(|id| shop.fold.product_of(*id).is_some()).count() == shop.fold.variant_count() {
+        return None;
+    }
+    let known: FxHashSet<VariantId> = ids().collect();
+    shop.fold.variants().find(|id| !known.contains(id))
+}
+
+pub(super) fn decode<T: serde::de::DeserializeOwned>(partition: Partition, row: &Snapshot) -> Result<T, SnapshotError> {
     let name = entity_name(&row.entity);
     let seal = Seal { partition, shop: &row.shop, entity: &name, offset: row.offset, epoch: row.epoch, version: row.version };
     snapshot::decode(&seal, row.checksum, &row.state)
@@ -211,57 +292,88 @@ struct Tail<'a> {
 impl Tail<'_> {
     /// Sends everything in `from..until`; gives the offset after the last recorded decision.
     fn fold(&self, from: Offset, until: Offset, decisions_from: Offset) -> Result<Offset, LogError> {
-        let (low, high) = self.log.watermarks(Topic::Decisions, self.partition)?;
+        let (low, high) = self.patiently(|| self.log.watermarks(Topic::Decisions, self.partition))?;
         let reader = self.log.reader(Topic::Decisions, self.partition, decisions_from.max(low))?;
-        let mut decisions = Decisions::new(reader, high);
+        let mut decisions = Decisions { reader, until: high, waiting: VecDeque::new(), read_to: decisions_from.max(low) };
         let mut facts = self.log.reader(Topic::Facts, self.partition, from)?;
-        while let Some(batch) = facts.next(until, READ_TIMEOUT)? {
+        while let Some(batch) = self.patiently(|| facts.next(until, READ_TIMEOUT))? {
             if batch.is_empty() {
                 if self.sender.is_closed() {
                     return Ok(high);
                 }
                 continue;
             }
-            let recorded = decisions.caused_before(batch.next_offset, batch.first_offset().unwrap_or(0))?;
-            if self.sender.blocking_send(Input::Facts { batch, recorded }).is_err() {
-                return Ok(high);
+            let mut rest = Some(batch);
+            while let Some(mut batch) = rest {
+                rest = cut(&mut batch);
+                let first = batch.first_offset().unwrap_or(0);
+                // Decisions read before a fault wait in it, so the call can be made again.
+                let recorded = self.patiently(|| decisions.caused_before(batch.next_offset, first))?;
+                let input = Input::Facts { batch, recorded, decisions: decisions.begin() };
+                if self.sender.blocking_send(input).is_err() {
+                    return Ok(high);
+                }
             }
         }
         Ok(high)
     }
+
+    /// A log that is away comes back; until then the partition recovers, as long as somebody waits for it.
+    fn patiently<T>(&self, mut call: impl FnMut() -> Result<T, LogError>) -> Result<T, LogError> {
+        let mut told = false;
+        loop {
+            match call() {
+                Err(e) if passes(&e) && !self.sender.is_closed() => {
+                    if !told {
+                        tracing::warn!(partition = self.partition, error = %e, "recovery waits for the log");
+                        told = true;
+                    }
+                    std::thread::park_timeout(PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
 }
 
 /// Recorded decisions in the order of the facts that caused them.
-pub struct Decisions {
+struct Decisions {
     reader: Box<dyn PartitionReader>,
     /// The high watermark at the begin of recovery; the reader passes it, so no decision under way is missed.
     until: Offset,
-    waiting: VecDeque<(Offset, Recorded)>,
+    waiting: VecDeque<Waiting>,
+    /// Offset after the last one read.
+    read_to: Offset,
+}
+
+struct Waiting {
+    caused_by: Offset,
+    offset: Offset,
+    recorded: Recorded,
 }
 
 impl Decisions {
-    pub fn new(reader: Box<dyn PartitionReader>, until: Offset) -> Decisions {
-        Decisions { reader, until, waiting: VecDeque::new() }
+    /// All that are not given out yet stand at or past this offset.
+    fn begin(&self) -> Offset {
+        self.waiting.front().map_or(self.read_to, |w| w.offset)
     }
 
-    /// Those of the facts in `first..end`.
-    pub fn caused_before(&mut self, end: Offset, first: Offset) -> Result<BTreeMap<Offset, Vec<Recorded>>, LogError> {
-        while self.waiting.back().is_none_or(|(caused_by, _)| *caused_by < end) {
+    fn caused_before(&mut self, end: Offset, first: Offset) -> Result<BTreeMap<Offset, Vec<Recorded>>, LogError> {
+        while self.waiting.back().is_none_or(|w| w.caused_by < end) {
             let Some(batch) = self.reader.next(self.until, READ_TIMEOUT)? else { break };
             for record in batch.iter() {
                 let recorded = Recorded::read(&record).map_err(|e| LogError::Damaged(e.to_string()))?;
                 if let Some(caused_by) = recorded.caused_by() {
-                    self.waiting.push_back((caused_by, recorded));
+                    self.waiting.push_back(Waiting { caused_by, offset: record.offset, recorded });
                 }
             }
+            self.read_to = self.read_to.max(batch.next_offset);
         }
         let mut due: BTreeMap<Offset, Vec<Recorded>> = BTreeMap::new();
-        while let Some((caused_by, _)) = self.waiting.front()
-            && *caused_by < end
-        {
-            let (caused_by, recorded) = self.waiting.pop_front().expect("looked at just now");
-            if caused_by >= first {
-                due.entry(caused_by).or_default().push(recorded);
+        while self.waiting.front().is_some_and(|w| w.caused_by < end) {
+            let Some(waiting) = self.waiting.pop_front() else { break };
+            if waiting.caused_by >= first {
+                due.entry(waiting.caused_by).or_default().push(waiting.recorded);
             }
         }
         Ok(due)

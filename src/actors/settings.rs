@@ -33,6 +33,8 @@ pub struct EngineSettings {
     pub commit_interval: Duration,
     pub snapshot_interval: Duration,
     pub tick_interval: Duration,
+    /// Variants that may be in memory at a time (DESIGN §7.9).
+    pub max_resident_variants: usize,
     /// Threads that run shards.
     pub arbiters: usize,
     /// How long a revoked partition may take to drain, commit and snapshot.

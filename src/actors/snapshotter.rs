@@ -57,7 +57,7 @@ impl Handler<Save> for Snapshotter {
                         stats.snapshots.add(save.snapshots.len() as u64);
                         stats.snapshots_failing.set(false);
                         if let Some(shard) = table.get(save.partition) {
-                            shard.addr.do_send(Saved);
+                            shard.addr.do_send(Saved { epoch: save.epoch });
                         }
                         return;
                     }

@@ -65,8 +65,14 @@ pub struct EngineStats {
     pub rebuilds: Counter,
     pub quarantines: Counter,
     pub shops: Gauge,
-    /// Live variant actors.
+    /// Variants in memory, and those that are known and are not.
     pub variants: Gauge,
+    pub variants_away: Gauge,
+    /// Variants that left memory, and that came back.
+    pub passivations: Counter,
+    pub reactivations: Counter,
+    /// The store does not give back what left memory; facts of those partitions wait.
+    pub reactivation_failing: Flag,
     /// Offsets between what is applied and the end of the log, over the live partitions of this node.
     pub lag: Gauge,
     /// The last few decisions, newest last.

@@ -13,16 +13,19 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use super::batch::Death;
-use super::commit::{Admit, Commit, Forget};
-use super::recovery::{self, Recovered, RecoveryError};
+use super::commit::{Commit, Forget};
+use super::reader::Reader;
+use super::recovery::{self, Distrust, Means, Recovered, RecoveryError};
+use super::residency::Bound;
 use super::settings::EngineSettings;
-use super::shard::{Begin, Drain, Shard, ShardDeps};
+use super::shard::{Begin, Discard, Drain, Shard, ShardDeps};
 use super::snapshotter::Snapshotter;
 use super::stats::EngineStats;
 use super::table::{Phase, Queue, ShardRef, ShardTable};
 use crate::events::ids::VariantId;
 use crate::events::record::{Offset, Partition, RecordBatch};
 use crate::ports::event_log::{Assigned, GroupHandle, GroupSink};
+use crate::ports::snapshot_store::Epoch;
 use crate::ports::{EventLog, LogError, SnapshotStore};
 
 /// The engine's other parts, once they exist.
@@ -62,6 +65,15 @@ pub struct PartitionFenced {
     pub reason: String,
 }
 
+/// What is in the store is not what was put there.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Spoiled {
+    pub partition: Partition,
+    pub epoch: Epoch,
+    pub reason: String,
+}
+
 /// This process cannot go on: somebody else writes under its name.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -74,6 +86,8 @@ struct Found {
     /// Which start of the partition it belongs to; an older one is ignored.
     attempt: u64,
     result: Result<Recovered, RecoveryError>,
+    /// Still to be acted on if there is another try.
+    distrust: Option<Distrust>,
 }
 
 struct Owned {
@@ -90,6 +104,7 @@ pub struct Supervisor {
     pub runtime: tokio::runtime::Handle,
     pub arbiters: Vec<ArbiterHandle>,
     pub on_fatal: Box<dyn Fn(String) + Send>,
+    bound: Arc<Bound>,
     parts: Option<Ready>,
     /// Assignments that came before the other parts.
     early: Vec<Assigned>,
@@ -113,6 +128,7 @@ impl Supervisor {
         on_fatal: Box<dyn Fn(String) + Send>,
     ) -> Supervisor {
         Supervisor {
+            bound: Arc::new(Bound::new(settings.max_resident_variants)),
             log,
             store,
             settings,
@@ -130,13 +146,31 @@ impl Supervisor {
     }
 
     fn begin(&mut self, partition: Partition, quarantines: Vec<Death>, after: Duration, ctx: &mut Context<Self>) {
+        self.begin_anew(partition, quarantines, None, after, ctx);
+    }
+
+    fn begin_anew(
+        &mut self,
+        partition: Partition,
+        quarantines: Vec<Death>,
+        distrust: Option<Distrust>,
+        after: Duration,
+        ctx: &mut Context<Self>,
+    ) {
         self.attempts += 1;
         let attempt = self.attempts;
         let arbiter = partition as usize % self.arbiters.len();
         self.owned.insert(partition, Owned { attempt, arbiter });
+        self.bound.set_shards(self.owned.len());
         self.table.set_problem(partition, "it is recovering".to_owned());
         let Some(parts) = &self.parts else { return };
-        let (log, store, stats, node) = (self.log.clone(), self.store.clone(), self.stats.clone(), self.settings.node.clone());
+        let means = Means {
+            log: self.log.clone(),
+            store: self.store.clone(),
+            stats: self.stats.clone(),
+            bound: self.bound.clone(),
+            node: self.settings.node.clone(),
+        };
         let (commit, me) = (parts.commit.clone(), ctx.address());
         self.runtime.spawn(async move {
             tokio::time::sleep(after).await;
@@ -144,14 +178,24 @@ impl Supervisor {
             let (done, gone) = oneshot::channel();
             commit.do_send(Forget { partition, done: Some(done) });
             let _ = gone.await;
-            let result = recovery::recover(log, store, stats, &node, partition, quarantines).await;
-            me.do_send(Found { partition, attempt, result });
+            let mut distrust = distrust;
+            let result = recovery::recover(means, partition, quarantines, &mut distrust).await;
+            me.do_send(Found { partition, attempt, result, distrust });
         });
+    }
+
+    /// Takes it from those who look for it, and ends it.
+    fn discard(&self, partition: Partition) {
+        if let Some(shard) = self.table.get(partition) {
+            shard.addr.do_send(Discard);
+        }
+        self.table.remove(partition);
     }
 
     fn drop_shard(&mut self, partition: Partition) {
         self.owned.remove(&partition);
-        self.table.remove(partition);
+        self.bound.set_shards(self.owned.len());
+        self.discard(partition);
         if let Some(parts) = &self.parts {
             parts.commit.do_send(Forget { partition, done: None });
         }
@@ -240,8 +284,9 @@ impl Handler<Found> for Supervisor {
                     supervisor: ctx.address(),
                     consumer: parts.consumer.clone(),
                     stats: self.stats.clone(),
+                    reader: Reader { store: self.store.clone(), runtime: self.runtime.clone(), partition },
+                    bound: self.bound.clone(),
                 };
-                parts.commit.do_send(Admit { partition, epoch: recovered.epoch });
                 let (phase, phase_seen) = watch::channel(Phase::Recovering);
                 let (applied, applied_seen) = watch::channel(recovered.from);
                 let queue = Arc::<Queue>::default();
@@ -256,7 +301,7 @@ impl Handler<Found> for Supervisor {
             Err(e) if e.is_passing() => {
                 tracing::warn!(partition, error = %e, "recovery has to wait");
                 self.table.set_problem(partition, e.to_string());
-                self.begin(partition, Vec::new(), RETRY, ctx);
+                self.begin_anew(partition, Vec::new(), found.distrust, RETRY, ctx);
             }
             Err(e) => {
                 tracing::error!(partition, error = %e, "the partition stays read-only");
@@ -304,9 +349,22 @@ impl Handler<PartitionFenced> for Supervisor {
     fn handle(&mut self, fenced: PartitionFenced, ctx: &mut Self::Context) {
         tracing::error!(partition = fenced.partition, reason = fenced.reason, "fenced: this node discards the partition's state");
         if self.owned.contains_key(&fenced.partition) {
-            self.table.remove(fenced.partition);
+            self.discard(fenced.partition);
             // If the partition is still ours by the group, a new epoch is taken; else the revocation comes first.
             self.begin(fenced.partition, Vec::new(), RETRY, ctx);
+        }
+    }
+}
+
+impl Handler<Spoiled> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Spoiled { partition, epoch, reason }: Spoiled, ctx: &mut Self::Context) {
+        tracing::error!(partition, reason, "a variant does not come back as it was saved; the shard is rebuilt");
+        self.stats.rebuilds.add(1);
+        if self.owned.contains_key(&partition) {
+            self.table.remove(partition);
+            self.begin_anew(partition, Vec::new(), Some(Distrust { epoch, reason }), Duration::ZERO, ctx);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use actix::Addr;
 use tokio::sync::watch;
 
+use super::batch::cut;
 use super::shard::{Deliver, Shard};
 use crate::events::record::{Offset, Partition, RecordBatch};
 use crate::ports::event_log::GroupHandle;
@@ -74,14 +75,20 @@ impl ShardRef {
         ShardRef { partition, addr, phase, applied, queue }
     }
 
-    /// Gives the batch back when the shard is full or not live.
-    pub fn deliver(&self, batch: RecordBatch) -> Result<(), RecordBatch> {
-        if *self.phase.borrow() != Phase::Live || !self.queue.try_enter() {
-            return Err(batch);
+    /// Gives the batch, or what is left of it, back when the shard is full or not live.
+    pub fn deliver(&self, mut batch: RecordBatch) -> Result<(), RecordBatch> {
+        loop {
+            if *self.phase.borrow() != Phase::Live || !self.queue.try_enter() {
+                return Err(batch);
+            }
+            let rest = cut(&mut batch);
+            // The queue's count is the bound.
+            self.addr.do_send(Deliver(batch));
+            match rest {
+                Some(rest) => batch = rest,
+                None => return Ok(()),
+            }
         }
-        // The queue's count is the bound.
-        self.addr.do_send(Deliver(batch));
-        Ok(())
     }
 }
 

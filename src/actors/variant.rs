@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::batch::{Death, Mode, Scope, panic_message};
 use super::collect::Collection;
+use super::residency::Stored;
 use super::settings::FaultProbe;
 use crate::domain::risk;
 use crate::domain::rules::{EffectiveRules, RuleSet};
@@ -15,7 +16,7 @@ use crate::domain::shop::{ProductInfo, Work};
 use crate::domain::snapshot;
 use crate::domain::variant::{Context as VariantContext, Matched, VariantFact, VariantState, decide};
 use crate::domain::views::{LevelView, ProposalView, Provenance, VariantView};
-use crate::events::decision::Recorded;
+use crate::events::decision::{Recorded, RiskLevel};
 use crate::events::fact::At;
 use crate::events::ids::VariantId;
 use crate::events::record::{Offset, Partition};
@@ -25,6 +26,8 @@ use crate::ports::snapshot_store::Columns;
 /// What a shop's variants have in common. Replaced as a whole when rules or organisation change.
 #[derive(Debug)]
 pub struct ShopContext {
+    /// Grows with each new one of the shop.
+    pub version: u32,
     pub shop: Arc<str>,
     pub organisation: Box<str>,
     pub partition: Partition,
@@ -34,6 +37,7 @@ pub struct ShopContext {
 
 impl ShopContext {
     pub fn new(
+        version: u32,
         shop: Arc<str>,
         organisation: &str,
         partition: Partition,
@@ -42,7 +46,7 @@ impl ShopContext {
         probe: Option<FaultProbe>,
     ) -> Arc<Self> {
         let rules = EffectiveRules::of(&shop, theirs, own);
-        Arc::new(ShopContext { shop, organisation: organisation.into(), partition, rules, probe })
+        Arc::new(ShopContext { version, shop, organisation: organisation.into(), partition, rules, probe })
     }
 }
 
@@ -71,6 +75,8 @@ pub struct Collect(pub Arc<Collection>);
 #[derive(Message)]
 #[rtype(result = "Option<VariantView>")]
 pub struct View {
+    /// The rules of now, if the variant has not had them yet.
+    pub context: Option<Arc<ShopContext>>,
     pub now: Millis,
     pub stale_since: Option<Millis>,
     pub provenance: Provenance,
@@ -85,6 +91,8 @@ pub struct Variant {
     /// `state.last` of the newest collected state.
     collected: Offset,
     deadline: Option<Millis>,
+    /// Another product names it; the fact that did so follows.
+    has_moved: bool,
     /// Offset of the fact under way, for the report of a death.
     current: Offset,
 }
@@ -95,8 +103,10 @@ const MAILBOX: usize = 4;
 impl Variant {
     pub fn new(id: VariantId, context: Arc<ShopContext>, product: Arc<ProductInfo>, state: VariantState) -> Variant {
         let collected = state.last;
-        let mut variant =
-            Variant { id, context, product, matched: Matched::default(), state, collected, deadline: None, current: -1 };
+        // The shard knows it already: from before, or from recovery.
+        let deadline = state.next_deadline();
+        let matched = Matched::default();
+        let mut variant = Variant { id, context, product, matched, state, collected, deadline, has_moved: false, current: -1 };
         variant.rematch();
         variant
     }
@@ -113,6 +123,7 @@ impl Variant {
                     self.rematch();
                 }
                 Step::Work(Work::Product(id, info)) => {
+                    self.has_moved |= self.state.product != id && self.state.last >= 0;
                     self.state.product = id;
                     self.product = info;
                     self.rematch();
@@ -141,10 +152,17 @@ impl Variant {
         {
             probe.strike(self.id, at.offset);
         }
-        let sku_may_change = matches!(fact, VariantFact::Listed(_) | VariantFact::Item { .. });
-        let sku = if sku_may_change { self.state.sku.clone() } else { None };
+        let sku = self.state.sku_after(fact);
+        if sku != self.state.sku.as_deref() {
+            self.matched = Matched::of(&self.context.rules, self.id, sku, &self.product);
+        }
+        let moved = std::mem::take(&mut self.has_moved);
         let (state, ctx) = self.split();
         let observed = state.observe(&ctx, fact, at);
+        if moved {
+            // Not part of a fact of the variant's own, but of its state: it has to be in the next snapshot.
+            state.last = state.last.max(at.offset);
+        }
         if scope.mode == Mode::Live {
             for fired in &observed.fired {
                 if let Some(decision) = decide(state, &ctx, fired, at) {
@@ -152,9 +170,6 @@ impl Variant {
                     scope.with(|o| o.decisions.push(decision));
                 }
             }
-        }
-        if sku_may_change && sku != self.state.sku {
-            self.rematch();
         }
     }
 
@@ -184,7 +199,7 @@ impl Variant {
         ctx.matched_rules().map(|r| &**r)
     }
 
-    fn view(&self, ask: View) -> Option<VariantView> {
+    pub fn view(&self, ask: View) -> Option<VariantView> {
         let s = &self.state;
         if s.deleted {
             return None;
@@ -223,7 +238,7 @@ impl Variant {
                     proposal_id: p.id,
                     rule_id: p.rule_id.to_string(),
                     kind: p.kind,
-                    state: p.state.as_str(),
+                    state: p.state,
                     quantity: p.quantity,
                     location_id: p.location,
                     opened_at: p.opened_at,
@@ -276,14 +291,20 @@ impl Handler<Collect> for Variant {
             risk: Some(risk::of(&self.state, self.rules(), collection.now).level.as_str()),
             open_proposal: self.state.first_open(),
         };
-        collection.add_variant(&self.context.shop, self.id, self.state.last, snapshot::encode(&self.state), columns);
+        let is_safe = columns.risk == Some(RiskLevel::None.as_str());
+        let stored = Stored { safe_under: is_safe.then_some(self.context.version), ..Stored::of(&self.state) };
+        collection.add_variant(&self.context.shop, self.id, stored, snapshot::encode(&self.state), columns);
     }
 }
 
 impl Handler<View> for Variant {
     type Result = MessageResult<View>;
 
-    fn handle(&mut self, ask: View, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, mut ask: View, _: &mut Self::Context) -> Self::Result {
+        if let Some(context) = ask.context.take() {
+            self.context = context;
+            self.rematch();
+        }
         MessageResult(self.view(ask))
     }
 }

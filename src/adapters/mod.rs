@@ -2,5 +2,6 @@
 
 pub mod embedded;
 pub mod kafka;
+pub mod peers;
 pub mod postgres;
 mod sql;

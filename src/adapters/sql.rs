@@ -51,7 +51,9 @@ pub(in crate::adapters) fn fenced(partition: Partition, ours: Epoch, current: Op
 /// Whether the same call may succeed later without anybody's doing.
 pub(in crate::adapters) fn is_transient(e: &sqlx::Error) -> bool {
     match e {
+        // A connection that ends inside its handshake is told as a breach of the protocol.
         sqlx::Error::Io(_)
+        | sqlx::Error::Protocol(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
@@ -159,6 +161,9 @@ mod tests {
         for code in ["23505", "42P01", "22021", "28P01", "3D000", "1", "19", "2067", "26"] {
             assert!(!is_transient_code(code), "{code}");
         }
+        // What the driver says when the server dies while they greet each other.
+        assert!(is_transient(&sqlx::Error::Protocol("unexpected response from SSLRequest: 0x00".into())));
+        assert!(!is_transient(&sqlx::Error::RowNotFound));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::command::RetrySelection;
 use super::{Admin, AdminError, Refusal, blocking, scan};
 use crate::events::dead_letter::DeadLetter;
-use crate::events::fact::header;
+use crate::events::fact::{self, header};
 use crate::events::record::{NewRecord, Position, RecordRef, Topic};
 use crate::events::time;
 use crate::ports::EventLog;
@@ -232,7 +232,11 @@ fn again(log: &dyn EventLog, letter: Letter) -> Result<Result<NewRecord, &'stati
     let kept = letter.letter.bytes.as_deref().and_then(|b| STANDARD.decode(b).ok());
     let (key, mut headers, value) = match (stood, kept) {
         (Some(original), _) => original,
-        (None, Some(bytes)) => (letter.key, Vec::new(), Some(bytes)),
+        (None, Some(bytes)) => {
+            let fact = letter.letter.fact.map(|fact| (header::FACT, fact.into_bytes()));
+            let version = fact.as_ref().map(|_| (header::VERSION, fact::VERSION.to_string().into_bytes()));
+            (letter.key, fact.into_iter().chain(version).collect(), Some(bytes))
+        }
         (None, None) => {
             return Ok(Err("its bytes were not kept, because they may hold buyers' data; the sender has to repeat it"));
         }

@@ -109,7 +109,8 @@ impl Tokens {
     }
 }
 
-fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
+/// The token's text, as the caller sent it.
+pub(super) fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
     let header = request.headers().get(AUTHORIZATION).ok_or_else(|| {
         Problem::new(Kind::Unauthorized, "send a token as Authorization: Bearer; make one with: stockwarden token create")
     })?;

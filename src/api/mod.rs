@@ -120,6 +120,15 @@ impl State {
     }
 }
 
+/// Whether [`serve`] will be able to listen there.
+pub fn check_listen(listen: &str) -> Result<(), ServeError> {
+    let addresses = server::addresses(listen)?;
+    match std::net::TcpListener::bind(addresses.as_slice()) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(ServeError::Bind { listen: listen.to_owned(), source }),
+    }
+}
+
 /// Serves HTTP at `listen` (host:port, port 0 for a free one) and returns once it is bound. To be called within the node's
 /// runtime: queries to the store run there. Stops by [`Server::stop`].
 pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {

@@ -8,6 +8,8 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
+use crate::ports::queries::wire;
+
 /// Kinds of problems; the names are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -22,6 +24,7 @@ pub enum Kind {
     TooLarge,
     Unprocessable,
     Internal,
+    Misdirected,
     Unavailable,
 }
 
@@ -39,6 +42,7 @@ impl Kind {
             Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large"),
             Kind::Unprocessable => (StatusCode::UNPROCESSABLE_ENTITY, "failed", "The command failed"),
             Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something is wrong on this side"),
+            Kind::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected", "Another node owns it"),
             Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not possible now; try again"),
         }
     }
@@ -51,15 +55,21 @@ pub struct Problem {
     pub detail: String,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
+    reason: Option<&'static str>,
 }
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Problem { kind, detail: detail.into(), retry_after: None, allow: None }
+        Problem { kind, detail: detail.into(), retry_after: None, allow: None, reason: None }
     }
 
     pub fn unavailable(detail: impl Into<String>, retry_after: Duration) -> Self {
         Problem { retry_after: Some(retry_after), ..Problem::new(Kind::Unavailable, detail) }
+    }
+
+    /// With a code for other nodes (`ports::queries::wire`).
+    pub fn because(self, reason: &'static str) -> Self {
+        Problem { reason: Some(reason), ..self }
     }
 
     pub fn method_not_allowed(allow: &'static str) -> Self {
@@ -90,6 +100,9 @@ impl ResponseError for Problem {
         }
         if let Some(allow) = self.allow {
             response.insert_header((ALLOW, allow));
+        }
+        if let Some(reason) = self.reason {
+            response.insert_header((wire::REASON, reason));
         }
         match self.kind {
             Kind::Unauthorized => response.insert_header((WWW_AUTHENTICATE, "Bearer")),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
+use uuid::Uuid;
 
 use crate::adapters::embedded::log::{EmbeddedLog, Options};
 use crate::adapters::embedded::sqlite::SqliteStore;
@@ -12,7 +13,7 @@ use crate::adapters::postgres::PostgresStore;
 use crate::cli::Fault;
 use crate::config::{Config, Env, LogKind, StoreUrl};
 use crate::events::time::Millis;
-use crate::ports::{EventLog, Ledger, Registry, SnapshotStore};
+use crate::ports::{EventLog, Ledger, Owners, Registry, SnapshotStore};
 
 /// How long a server may take to answer at the start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ pub struct Adapters {
     pub snapshots: Arc<dyn SnapshotStore>,
     pub ledger: Arc<dyn Ledger>,
     pub registry: Arc<dyn Registry>,
+    pub owners: Arc<dyn Owners>,
 }
 
 /// The wall clock, Unix milliseconds: the only one there is; everything else is given it.
@@ -35,45 +37,56 @@ pub fn wall_clock() -> Millis {
 /// Opens log and store in bounded time. `node` is the name under which transactions run: a second process with the same name
 /// would fence the first.
 pub async fn open(config: &Config, env: &Env, node: &str) -> Result<Adapters, Fault> {
-    let log = open_log(config, env, node)?;
+    // The embedded log's lock guards the embedded store as well; a group on Kafka is bound to its store.
+    let embedded = match config.log.kind {
+        LogKind::Embedded => Some(open_embedded(config)?),
+        LogKind::Kafka => None,
+    };
     let away = |e: crate::ports::StoreError| {
         Fault::new("cannot open the store").because(e.to_string()).mend("stockwarden check says what cannot be reached")
     };
-    fn all<S: SnapshotStore + Ledger + Registry>(log: Arc<dyn EventLog>, store: S) -> Adapters {
+    type Stores = (Arc<dyn SnapshotStore>, Arc<dyn Ledger>, Arc<dyn Registry>, Arc<dyn Owners>);
+    fn all<S: SnapshotStore + Ledger + Registry + Owners>(store: S) -> Stores {
         let store = Arc::new(store);
-        Adapters { log, snapshots: store.clone(), ledger: store.clone(), registry: store }
+        (store.clone(), store.clone(), store.clone(), store)
     }
     let url = config.store.url.expose();
-    match &config.store.url {
-        StoreUrl::Sqlite(_) => Ok(all(log, SqliteStore::connect(&url, PATIENCE).await.map_err(away)?)),
-        StoreUrl::Postgres(_) => Ok(all(log, PostgresStore::connect(&url, PATIENCE).await.map_err(away)?)),
-    }
+    let (snapshots, ledger, registry, owners) = match &config.store.url {
+        StoreUrl::Sqlite(_) => all(SqliteStore::connect(&url, PATIENCE).await.map_err(away)?),
+        StoreUrl::Postgres(_) => all(PostgresStore::connect(&url, PATIENCE).await.map_err(away)?),
+    };
+    let log = match embedded {
+        Some(log) => log,
+        None => open_kafka(config, env, node, snapshots.store_id().await.map_err(away)?)?,
+    };
+    Ok(Adapters { log, snapshots, ledger, registry, owners })
 }
 
-fn open_log(config: &Config, env: &Env, node: &str) -> Result<Arc<dyn EventLog>, Fault> {
-    let away = |e: &dyn std::fmt::Display| Fault::new("cannot open the log").because(e.to_string());
+fn open_embedded(config: &Config) -> Result<Arc<dyn EventLog>, Fault> {
+    let options = Options {
+        partitions: config.log.partitions,
+        segment_bytes: SEGMENT_BYTES,
+        max_record_bytes: MAX_RECORD_BYTES,
+        clock: Arc::new(wall_clock),
+    };
+    Ok(EmbeddedLog::open(&config.log_dir(), options).map_err(|e| cannot_open(&e))?)
+}
+
+fn open_kafka(config: &Config, env: &Env, node: &str, store: Uuid) -> Result<Arc<dyn EventLog>, Fault> {
     let l = &config.log;
-    Ok(match l.kind {
-        LogKind::Embedded => {
-            let options = Options {
-                partitions: l.partitions,
-                segment_bytes: SEGMENT_BYTES,
-                max_record_bytes: MAX_RECORD_BYTES,
-                clock: Arc::new(wall_clock),
-            };
-            EmbeddedLog::open(&config.log_dir(), options).map_err(|e| away(&e))?
-        }
-        LogKind::Kafka => {
-            let mut settings = KafkaSettings::new(&l.bootstrap_servers, &l.group_id, node);
-            settings.topics = TopicNames {
-                facts: l.topics.facts.clone(),
-                decisions: l.topics.decisions.clone(),
-                dead_letters: l.topics.dead_letters.clone(),
-            };
-            settings.partitions = l.partitions;
-            settings.replication = l.replication;
-            settings.properties = l.resolved_properties(env).map_err(|e| away(&e))?;
-            KafkaLog::connect(settings).map_err(|e| away(&e))?
-        }
-    })
+    let mut settings = KafkaSettings::new(&l.bootstrap_servers, &l.group_id, node);
+    settings.topics = TopicNames {
+        facts: l.topics.facts.clone(),
+        decisions: l.topics.decisions.clone(),
+        dead_letters: l.topics.dead_letters.clone(),
+    };
+    settings.partitions = l.partitions;
+    settings.replication = l.replication;
+    settings.properties = l.resolved_properties(env).map_err(|e| cannot_open(&e))?;
+    settings.store = Some(store.to_string());
+    Ok(KafkaLog::connect(settings).map_err(|e| cannot_open(&e))?)
+}
+
+fn cannot_open(why: &dyn std::fmt::Display) -> Fault {
+    Fault::new("cannot open the log").because(why.to_string())
 }

@@ -32,6 +32,8 @@ impl Collector for EngineCollector {
             ("commit_failures", "Transactions that did not commit and were sent again", s.aborts.get()),
             ("snapshots", "Snapshots written", s.snapshots.get()),
             ("snapshots_discarded", "Times that a partition's snapshots were discarded", s.snapshots_discarded.get()),
+            ("passivations", "Idle variants that left memory", s.passivations.get()),
+            ("reactivations", "Variants that came back into memory from their snapshot", s.reactivations.get()),
             ("rebuilds", "Shards rebuilt after a death", s.rebuilds.get()),
             ("quarantines", "Variants or facts put into quarantine", s.quarantines.get()),
         ];
@@ -41,7 +43,13 @@ impl Collector for EngineCollector {
         }
         let gauges = [
             ("shops", "Shops that live on this node", s.shops.get()),
-            ("variants", "Variants that live on this node", s.variants.get()),
+            ("variants", "Variants in the memory of this node", s.variants.get()),
+            ("variants_away", "Variants known to this node that are not in its memory", s.variants_away.get()),
+            (
+                "reactivation_failing",
+                "1 while the store does not give back variants that facts wait for",
+                i64::from(s.reactivation_failing.get()),
+            ),
             ("facts_lag", "Offsets from what is applied to the end of the log, over the partitions of this node", s.lag.get()),
         ];
         for (name, help, value) in gauges {

@@ -3,6 +3,7 @@
 //! Intake stops first, so that nothing is acknowledged that is not looked after; then sends; then shards drain, commit and
 //! snapshot; the log and the store go last.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,10 +20,12 @@ use super::adapters::{self, Adapters, wall_clock};
 use super::metrics::EngineCollector;
 use super::rules::Rules;
 use crate::actors::Engine;
+use crate::actors::cluster::{self, ClusterQueries};
 use crate::actors::dispatcher::{Dispatcher, Parts};
 use crate::actors::effects::{Environment, Random};
 use crate::actors::settings::EngineSettings;
 use crate::actors::stats::EngineStats;
+use crate::adapters::peers::HttpPeers;
 use crate::admin::{Admin, Command};
 use crate::api::{self, ApiContext, ControlHandler, Limits, NodeRole, Probe};
 use crate::cli::Fault;
@@ -44,7 +47,7 @@ pub struct Node {
     pub admin: Arc<Admin>,
     pub stats: Option<Arc<EngineStats>>,
     pub queries: Option<Arc<dyn Queries>>,
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
     /// Why the node has to stop by itself, once it has to.
     pub fatal: watch::Receiver<Option<String>>,
     http: api::Server,
@@ -56,6 +59,7 @@ pub struct Node {
 impl Node {
     /// Starts everything that the node's roles need. Called inside an actix system.
     pub async fn start(config: &Config, env: &Env) -> Result<Node, Fault> {
+        let refused = |e: api::ServeError| Fault::new("cannot serve HTTP").because(e.to_string());
         let key = master_key(config, env).map_err(|e| Fault::new("there is no usable master key").because(e.to_string()))?;
         if let Some(path) = &key.generated {
             tracing::info!(path = %path.display(), "made a master key; keep a copy of it apart from the store's backups");
@@ -77,6 +81,8 @@ impl Node {
         })?;
         let adapters = adapters::open(config, env, &config.node.name).await?;
         prepare(&adapters).await?;
+        // Before anything takes part in a group: a second start by mistake must not fence the node that runs.
+        api::check_listen(&config.http.listen).map_err(refused)?;
         let metrics = Arc::<Metrics>::default();
         let has = |role| config.node.roles.contains(&role);
         let (fatal_sender, fatal) = watch::channel(None);
@@ -110,7 +116,10 @@ impl Node {
             None
         };
         let stats = engine.as_ref().map(|e| e.stats.clone());
-        let queries = engine.as_ref().map(|e| e.queries.clone() as Arc<dyn Queries>);
+        let queries = match has(NodeRole::Api) || has(NodeRole::Shards) {
+            true => Some(Arc::new(cluster(config, &adapters, engine.as_ref(), runtime.clone())?) as Arc<dyn Queries>),
+            false => None,
+        };
         let names = config.handlers.keys().cloned().collect();
         let admin = Arc::new(Admin::new(
             adapters.log.clone(),
@@ -132,13 +141,18 @@ impl Node {
             limits: Limits { body: config.http.body_limit, ..Limits::default() },
             probes: dispatcher.iter().map(dispatcher_probe).collect(),
         };
-        let refused = |e: api::ServeError| Fault::new("cannot serve HTTP").because(e.to_string());
         let http = api::serve(context, &config.http.listen).map_err(refused)?;
         let control = match config.is_local() {
             true => Some(api::serve_control(&config.control_socket(), control_handler(admin.clone())).map_err(refused)?),
             false => None,
         };
         let address = http.address();
+        let reached = config.node.advertise.clone().or_else(|| default_address(address));
+        if reached.is_none() && config.log.kind == LogKind::Kafka {
+            tracing::warn!(%address, "other nodes cannot reach this one: set node.advertise to a URL where they can");
+        }
+        let announced = adapters.owners.announce(&config.node.name, reached.as_deref()).await;
+        announced.map_err(|e| Fault::new("cannot tell the other nodes where this one is").because(e.to_string()))?;
         Ok(Node { admin, stats, queries, address, fatal, http, control, engine, dispatcher })
     }
 
@@ -154,6 +168,26 @@ impl Node {
             engine.stop().await;
         }
     }
+}
+
+/// The queries of this node, and through it of the whole cluster.
+fn cluster(config: &Config, adapters: &Adapters, engine: Option<&Engine>, runtime: Handle) -> Result<ClusterQueries, Fault> {
+    let peers = HttpPeers::new().map_err(|e| Fault::new("cannot talk to other nodes").because(e.to_string()))?;
+    Ok(ClusterQueries::new(cluster::Parts {
+        engine: engine.map(|e| e.queries.clone()),
+        log: adapters.log.clone(),
+        snapshots: adapters.snapshots.clone(),
+        owners: adapters.owners.clone(),
+        peers: Arc::new(peers),
+        node: config.node.name.clone(),
+        clock: Arc::new(wall_clock),
+        runtime,
+    }))
+}
+
+/// Where others reach a node that says nothing of it: the address that it listens at, unless that is every one of its machine.
+fn default_address(bound: SocketAddr) -> Option<String> {
+    (!bound.ip().is_unspecified()).then(|| format!("http://{bound}"))
 }
 
 /// The configured handlers, or what is wrong: (name, why). Reaches nobody.
@@ -195,6 +229,7 @@ fn settings(config: &Config) -> EngineSettings {
         commit_interval: config.shards.commit_interval,
         snapshot_interval: config.shards.snapshot_interval,
         tick_interval: TICK,
+        max_resident_variants: config.shards.max_resident_variants,
         arbiters: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         drain_deadline: DRAIN,
         deaths_until_quarantine: DEATHS_UNTIL_QUARANTINE,
@@ -249,7 +284,7 @@ pub async fn serve(config: Config, env: Env) -> Result<(), Fault> {
     let fatal = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        why = node.fatal.wait_for(Option::is_some) => why.ok().and_then(|w| w.clone()),
+        Ok(why) = node.fatal.wait_for(Option::is_some) => why.clone(),
     };
     tracing::info!("stopping: webhooks first, then sends, then shards");
     tokio::select! {

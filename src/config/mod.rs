@@ -132,8 +132,8 @@ impl NodeRole {
 pub struct NodeConfig {
     /// Unique among the nodes.
     pub name: String,
-    /// Where other nodes reach this one.
-    pub advertise: String,
+    /// Where other nodes reach this one; by default the address that it listens at, if that names one machine.
+    pub advertise: Option<String>,
     /// Sorted, at least one.
     pub roles: Vec<NodeRole>,
 }

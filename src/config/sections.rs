@@ -30,7 +30,7 @@ pub fn read(source: &Source) -> Result<Config, ConfigError> {
     let config = Config {
         log: log(&root.section("log")),
         store: store(&root.section("store"), &data_dir),
-        node: node(&root.section("node"), &http.listen),
+        node: node(&root.section("node")),
         shards: shards(&root.section("shards")),
         handlers: handlers(&root.section("handlers")),
         http,
@@ -199,11 +199,11 @@ fn url(s: &Section<'_>, name: &'static str) -> Option<String> {
     })
 }
 
-fn node(s: &Section<'_>, listen: &str) -> NodeConfig {
+fn node(s: &Section<'_>) -> NodeConfig {
     let roles = s.some_of("roles", &NodeRole::ALL.map(|r| (r.as_str(), r)));
     let node = NodeConfig {
         name: s.parsed("name", NAME, kafka_name).unwrap_or_else(host_name),
-        advertise: url(s, "advertise").unwrap_or_else(|| format!("http://{listen}")),
+        advertise: url(s, "advertise"),
         roles: sorted(roles.unwrap_or_else(|| NodeRole::ALL.to_vec())),
     };
     s.finish();

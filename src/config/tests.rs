@@ -31,7 +31,7 @@ fn an_empty_file_is_an_embedded_node_on_loopback() {
     assert_eq!(config.log.kind, LogKind::Embedded);
     assert_eq!(config.store.url, StoreUrl::Sqlite("data/stockwarden.db".into()));
     assert_eq!((config.http.listen.as_str(), config.http.body_limit), ("127.0.0.1:8080", 2 << 20));
-    assert_eq!(config.node.advertise, "http://127.0.0.1:8080");
+    assert_eq!(config.node.advertise, None);
     assert_eq!(config.node.roles, NodeRole::ALL);
     assert_eq!(config.log_dir(), PathBuf::from("data/log"));
     assert_eq!(config.log.topics.facts, "stock-facts");

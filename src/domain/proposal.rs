@@ -27,6 +27,22 @@ pub enum State {
 }
 
 impl State {
+    const ALL: [State; 9] = [
+        State::Proposed,
+        State::Sent,
+        State::Acknowledged,
+        State::Ordered,
+        State::InTransit,
+        State::Received,
+        State::Cancelled,
+        State::Expired,
+        State::Resolved,
+    ];
+
+    pub fn parse(text: &str) -> Option<State> {
+        State::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+
     pub const fn as_str(self) -> &'static str {
         match self {
             State::Proposed => "proposed",

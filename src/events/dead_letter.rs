@@ -64,20 +64,28 @@ impl Unreadable {
     }
 }
 
+/// Of a letter's bytes in base64 and its key, so that the whole stays below the 4 MiB that a record may have.
+const LARGEST: usize = (4 << 20) - (64 << 10);
+const LONGEST_KEY: usize = 1024;
+const LONGEST_TOPIC: usize = 255;
+
 /// Where the bytes came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// A topic's default name, or the source (`webhooks/shopify`) if it never reached a topic.
     pub topic: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub partition: Option<Partition>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub offset: Option<Offset>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
     pub origin: Origin,
+    /// The fact's type, where its sender named it: a body alone does not always tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fact: Option<String>,
     pub reason: Reason,
     pub message: String,
     /// base64; absent where the bytes may hold buyers' data.
@@ -97,6 +105,7 @@ impl DeadLetter {
         let keep = topic.is_none_or(|t| !fact::may_hold_personal_data(t)) && !looks_personal(bytes);
         DeadLetter {
             origin,
+            fact: topic.map(|t| t.chars().take(LONGEST_TOPIC).collect()),
             reason: why.reason,
             message: why.message.clone(),
             bytes: keep.then(|| STANDARD.encode(bytes)),
@@ -106,7 +115,16 @@ impl DeadLetter {
         }
     }
 
-    pub fn into_record(self, key: Option<Vec<u8>>, partition: Option<Partition>) -> NewRecord {
+    /// A record that the log takes: of bytes that are too many only the digest stays, of a key that is too long its begin.
+    pub fn into_record(mut self, mut key: Option<Vec<u8>>, partition: Option<Partition>) -> NewRecord {
+        if self.bytes.as_ref().map_or(0, String::len) + key.as_ref().map_or(0, Vec::len) > LARGEST
+            && let Some(bytes) = self.bytes.take()
+        {
+            self.digest = Some(hex::encode(Sha256::digest(STANDARD.decode(bytes).unwrap_or_default())));
+        }
+        if let Some(key) = key.as_mut().filter(|key| key.len() > LARGEST / 2) {
+            key.truncate(LONGEST_KEY);
+        }
         let value = serde_json::to_vec(&self).expect("a dead letter is plain data");
         NewRecord {
             topic: Topic::DeadLetters,

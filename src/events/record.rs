@@ -159,6 +159,18 @@ impl RecordBatch {
         self.entries.first().map(|e| e.offset)
     }
 
+    /// Takes the records from `index` on into a batch of their own; what stays ends before the first of them.
+    pub fn split_off(&mut self, index: usize) -> RecordBatch {
+        let mut entries = self.entries.split_off(index);
+        let (from, next_offset) = entries.first().map_or((self.arena.len(), self.next_offset), |e| (e.start as usize, e.offset));
+        let arena = self.arena.split_off(from);
+        for entry in &mut entries {
+            entry.start -= from as u32;
+        }
+        let next_offset = std::mem::replace(&mut self.next_offset, next_offset);
+        RecordBatch { partition: self.partition, arena, entries, next_offset }
+    }
+
     pub fn get(&self, index: usize) -> Option<RecordRef<'_>> {
         self.entries.get(index).map(|e| self.view(e))
     }
@@ -292,6 +304,25 @@ fn murmur2(data: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_that_is_split_has_the_same_records_in_two() {
+        let mut whole = RecordBatch::new(3, 0);
+        for (offset, key) in [(5, "a"), (7, "bb"), (8, "")] {
+            whole.push(offset, 1, Some(key.as_bytes()), Some(b"value"), [("h", &b"x"[..])].into_iter());
+        }
+        whole.next_offset = 12;
+        for at in 0..=3 {
+            let mut head = whole.clone();
+            let tail = head.split_off(at);
+            assert_eq!((head.len(), tail.len(), tail.partition, tail.next_offset), (at, 3 - at, 3, 12));
+            assert_eq!(head.next_offset, tail.first_offset().unwrap_or(12));
+            for (joined, one) in head.iter().chain(tail.iter()).zip(whole.iter()) {
+                assert_eq!((joined.offset, joined.key, joined.value), (one.offset, one.key, one.value));
+                assert_eq!(joined.headers.text("h"), Some("x"));
+            }
+        }
+    }
 
     #[test]
     fn murmur2_gives_the_values_of_kafkas_own_test() {

@@ -42,7 +42,7 @@ impl EffectState {
 }
 
 /// What makes an effect unique.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EffectId {
     pub decision_id: Uuid,
     /// The route's index unless it is named.
@@ -139,6 +139,17 @@ pub trait Ledger: Send + Sync + 'static {
         now: DateTime<Utc>,
         limit: i64,
     ) -> BoxFuture<'a, Result<Vec<Effect>, StoreError>>;
+
+    /// Gives back what nobody sends: rows of `handler` that are `sending` under the given epochs and are not among `under_way`,
+    /// because the answer to the claim that took them was lost. With frozen bytes they become ambiguous, else planned, due as
+    /// they were. Returns how many. No claim of the same handler and epochs may be under way.
+    fn release<'a>(
+        &'a self,
+        handler: &'a str,
+        partitions: &'a [(Partition, Epoch)],
+        under_way: &'a [EffectId],
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<u64, StoreError>>;
 
     /// Stores the request bytes of the first send; if some are stored already, those are returned and win.
     fn freeze<'a>(&'a self, id: &'a EffectId, epoch: Epoch, request: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, StoreError>>;

@@ -3,12 +3,16 @@
 
 pub mod event_log;
 pub mod ledger;
+pub mod owners;
+pub mod peers;
 pub mod queries;
 pub mod registry;
 pub mod snapshot_store;
 
 pub use event_log::{EventLog, LogError};
 pub use ledger::Ledger;
+pub use owners::Owners;
+pub use peers::Peers;
 pub use queries::Queries;
 pub use registry::Registry;
 pub use snapshot_store::{SnapshotStore, StoreError};

@@ -1,12 +1,14 @@
-//! Reading live state. The engine (actors) implements it; the API asks.
+//! Reading live state. The engine and the cluster round it (actors) implement it; the API asks.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
 use crate::domain::views::{ShopView, VariantView};
 use crate::events::ids::VariantId;
-use crate::events::record::Position;
+use crate::events::record::{Partition, Position};
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueryError {
@@ -20,8 +22,56 @@ pub enum QueryError {
     /// `after` was not reached before the deadline.
     #[error("position {after} is not applied yet")]
     Behind { after: Position, retry_after: Duration },
+    /// Asked of this node by another one, and not its own: that one has to look again who owns it.
+    #[error("partition {0} is not owned by this node")]
+    Elsewhere(Partition),
     #[error("{0}")]
     BadRequest(String),
+}
+
+/// A caller's bearer token, which another node may have to see.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    pub fn new(text: &str) -> Token {
+        Token(text.into())
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// Who asks. It decides whether a query may go on to another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asker {
+    /// This process itself: answered from here, or from what is stored.
+    Own,
+    /// A caller with this token, already checked: what lives elsewhere is asked there with the same token.
+    Caller(Token),
+    /// Another node, for one of its callers: answered from these partitions if all of them live here, else refused. So a
+    /// query makes one step between nodes at most.
+    Node(Vec<Partition>),
+}
+
+/// How a query between nodes says what status codes cannot.
+pub mod wire {
+    /// On the request: it was forwarded; the partitions to look in, with commas between them.
+    pub const FORWARDED: &str = "x-stockwarden-forwarded";
+    /// On a refusal: which one.
+    pub const REASON: &str = "x-stockwarden-reason";
+    pub const NO_SHOP: &str = "no-shop";
+    pub const NO_VARIANT: &str = "no-variant";
+    pub const BEHIND: &str = "behind";
+    pub const NOT_READY: &str = "not-ready";
+    pub const ELSEWHERE: &str = "elsewhere";
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -45,6 +95,10 @@ pub struct VariantPage {
 }
 
 pub trait Queries: Send + Sync + 'static {
+    /// The same queries asked by somebody; none where it makes no difference who asks.
+    fn asked_by(&self, _: Asker) -> Option<Box<dyn Queries>> {
+        None
+    }
     /// All known shops, sorted by name.
     fn shops(&self) -> BoxFuture<'_, Result<Vec<ShopView>, QueryError>>;
     /// With `after`, waits until that position is applied, at most `wait`.

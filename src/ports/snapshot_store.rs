@@ -1,5 +1,7 @@
 //! Snapshots of actors and the checkpoints that go with them (DESIGN §3).
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use uuid::Uuid;
@@ -80,6 +82,14 @@ pub trait SnapshotStore: Send + Sync + 'static {
 
     /// As [`SnapshotStore::load`], of one shop.
     fn load_shop<'a>(&'a self, partition: Partition, shop: &'a str) -> BoxStream<'a, Result<Snapshot, StoreError>>;
+
+    /// The snapshots of these variants, by shop, in one read; what is not there is missing from the answer. In no particular
+    /// order. The caller bounds how many it asks for.
+    fn load_some<'a>(
+        &'a self,
+        partition: Partition,
+        wanted: &'a [(Arc<str>, Vec<u64>)],
+    ) -> BoxFuture<'a, Result<Vec<Snapshot>, StoreError>>;
 
     /// Writes snapshots and the checkpoint in one database transaction. A snapshot replaces the stored one only if its
     /// offset is newer and its epoch not older; a caller whose epoch is not the partition's current one gets

@@ -52,7 +52,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["sqlx"], &["adapters/postgres", "adapters/embedded", "adapters/sql"]),
     (&["actix", "actix_rt"], &["actors", "app"]),
     (&["actix_web", "actix_http"], &["api", "dashboard", "app"]),
-    (&["reqwest"], &["handlers", "shopify", "cli", "sim"]),
+    (&["reqwest"], &["adapters/peers", "handlers", "shopify", "cli", "sim"]),
     (&["lettre"], &["handlers", "shopify"]),
     (&["anyhow"], &["main", "cli"]),
     (&["proptest", "tempfile", "standardwebhooks"], &[]),

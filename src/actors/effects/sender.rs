@@ -1,12 +1,12 @@
 //! The sender of one handler instance; `actors::effects` says what happens in which order and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
 use serde::Serialize;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -19,11 +19,14 @@ use super::ownership::{InFlight, Ownership};
 use crate::events::record::Partition;
 use crate::handlers::{Blame, Instance, Job, Resolution, Verdict};
 use crate::ports::Ledger;
-use crate::ports::ledger::{Effect, EffectState, Settled};
+use crate::ports::ledger::{Effect, EffectId, EffectState, Settled};
 use crate::ports::snapshot_store::{Epoch, StoreError};
 
 /// How often the ledger is asked for due rows when nobody says that there are any: retries come due, operators retry from elsewhere.
 const POLL: Duration = Duration::from_secs(2);
+/// How often the ledger is searched for rows that it believes to be with us, and that are not: the answer to their claim was lost. At
+/// once after a claim of unknown outcome; now and then because a server may carry a claim out after we have given it up.
+const SEARCH: TimeDelta = TimeDelta::seconds(15);
 /// Begins the reason of an effect that failed although a send of it may have arrived. It survives an operator's retry, so that the row
 /// can end as a possible duplicate (DESIGN §7.6).
 const MAY_HAVE_ARRIVED: &str = "an earlier send may have arrived; ";
@@ -70,6 +73,10 @@ pub struct Sender {
     wake: Notify,
     /// The earliest time at which a row that went through here is due again.
     next_due: Mutex<Option<DateTime<Utc>>>,
+    /// Claimed rows, from the claim to the settlement.
+    under_way: Mutex<BTreeSet<EffectId>>,
+    /// When to search for lost ones.
+    next_search: Mutex<DateTime<Utc>>,
     counters: Counters,
 }
 
@@ -83,6 +90,8 @@ impl Sender {
             permits,
             wake: Notify::new(),
             next_due: Mutex::new(None),
+            under_way: Mutex::default(),
+            next_search: Mutex::new(DateTime::<Utc>::MIN_UTC),
             counters: Counters::default(),
         }
     }
@@ -124,6 +133,9 @@ impl Sender {
             return POLL;
         }
         let epochs: Vec<(Partition, Epoch)> = held.iter().map(|(p, guard)| (*p, guard.epoch)).collect();
+        if let Err(e) = self.search(&epochs, now).await {
+            return self.claim_failed(e, &epochs);
+        }
         let limit_rows = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = match self.shared.ledger.claim(&self.instance.name, &epochs, now, limit_rows).await {
             Ok(rows) => rows,
@@ -145,8 +157,10 @@ impl Sender {
             let Some(guard) = held.get(&effect.planned.partition).cloned() else { continue };
             let Ok(permit) = self.permits.clone().try_acquire_owned() else { continue };
             let sender = self.clone();
+            let listed = UnderWay::list(self.clone(), effect.planned.id.clone());
             tokio::spawn(async move {
                 sender.carry_out(&effect, guard.epoch).await;
+                drop(listed);
                 // A probe that never got as far as a verdict (a request that cannot be built) leaves the next one its turn.
                 sender.breaker().probe_dropped();
                 drop((permit, guard));
@@ -155,7 +169,29 @@ impl Sender {
         }
     }
 
+    /// Gives back what the ledger believes to be with us and is not.
+    async fn search(&self, epochs: &[(Partition, Epoch)], now: DateTime<Utc>) -> Result<(), StoreError> {
+        if now < *self.next_search.lock().expect("no code panics while holding this lock") {
+            return Ok(());
+        }
+        let under_way: Vec<EffectId> =
+            self.under_way.lock().expect("no code panics while holding this lock").iter().cloned().collect();
+        let handler = &self.instance.name;
+        let found = self.shared.ledger.release(handler, epochs, &under_way, now).await?;
+        if found > 0 {
+            tracing::warn!(handler, found, "effects were claimed by a call whose answer was lost; they are taken up again");
+        }
+        *self.next_search.lock().expect("no code panics while holding this lock") = now + SEARCH;
+        Ok(())
+    }
+
+    fn search_soon(&self) {
+        *self.next_search.lock().expect("no code panics while holding this lock") = DateTime::<Utc>::MIN_UTC;
+    }
+
     fn claim_failed(&self, e: StoreError, epochs: &[(Partition, Epoch)]) -> Duration {
+        // It may have been carried out all the same.
+        self.search_soon();
         if let StoreError::Fenced { partition, ours, .. } = e {
             tracing::warn!(partition, ours, "another dispatcher has taken the partition");
             self.shared.ownership.fenced(partition, ours);
@@ -204,6 +240,10 @@ impl Sender {
     /// The store will not have it: the row stays `sending` for whoever holds the partition next.
     fn given_up(&self, effect: &Effect, epoch: Epoch, e: &StoreError) {
         let Effect { planned, .. } = effect;
+        if matches!(e, StoreError::Fenced { ours, current, .. } if ours == current) {
+            // The partition is ours and the row is settled: by ourselves, in a call whose answer was lost.
+            return;
+        }
         tracing::warn!(handler = self.instance.name, decision = %planned.id.decision_id, route = planned.id.route_id, error = %e,
             "the outcome of a send is left to the partition's new owner");
         if matches!(e, StoreError::Fenced { .. }) {
@@ -362,6 +402,25 @@ impl Sender {
             ambiguous: read(&self.counters.ambiguous),
             failed: read(&self.counters.failed),
         }
+    }
+}
+
+/// Keeps a row on the list of those under way.
+struct UnderWay {
+    sender: Arc<Sender>,
+    id: EffectId,
+}
+
+impl UnderWay {
+    fn list(sender: Arc<Sender>, id: EffectId) -> UnderWay {
+        sender.under_way.lock().expect("no code panics while holding this lock").insert(id.clone());
+        UnderWay { sender, id }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.sender.under_way.lock().expect("no code panics while holding this lock").remove(&self.id);
     }
 }
 

@@ -50,6 +50,16 @@ pub(super) fn from_code(during: &str, code: Code, reason: &str) -> LogError {
     }
 }
 
+/// As [`map`], of a topic and partition that were there before: a broker that has just started does not know of them yet.
+pub(super) fn map_known(during: &str, error: &KafkaError) -> LogError {
+    match error.rdkafka_error_code() {
+        Some(Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition) => {
+            unavailable(during, error.to_string())
+        }
+        _ => map(during, error),
+    }
+}
+
 pub(super) fn unavailable(during: &str, reason: impl Into<String>) -> LogError {
     LogError::Unavailable { during: during.to_owned(), reason: reason.into() }
 }

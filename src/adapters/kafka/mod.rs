@@ -5,6 +5,7 @@
 //! offset), `observer` (watermarks, committed offsets), `errors` (the driver's errors to the port's).
 
 mod admin;
+mod binding;
 mod client;
 mod consumer;
 mod copy;
@@ -56,7 +57,8 @@ impl KafkaLog {
 
 impl EventLog for KafkaLog {
     fn prepare(&self, timeout: Duration) -> Result<(), LogError> {
-        admin::prepare(&self.settings, timeout)
+        admin::prepare(&self.settings, timeout)?;
+        self.observers.check_binding()
     }
 
     fn partitions(&self) -> i32 {

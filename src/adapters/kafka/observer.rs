@@ -18,6 +18,8 @@ const WATERMARKS: Duration = Duration::from_secs(10);
 /// Longer than a transaction can stay open: until it ends, the offsets it carries are not stable.
 const COMMITTED: Duration = Duration::from_secs(15);
 
+const BINDING: Duration = Duration::from_secs(1);
+
 /// Between two tries of a question.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -35,6 +37,13 @@ impl Observers {
 
     /// Read uncommitted, so that the high watermark counts open transactions (DESIGN §3).
     pub(super) fn watermarks(&self, topic: Topic, partition: Partition) -> Result<(Offset, Offset), LogError> {
+        if !(0..self.settings.partitions).contains(&partition) {
+            let name = self.settings.topics.of(topic);
+            return Err(LogError::Misconfigured(format!(
+                "{name} has no partition {partition}; there are {}",
+                self.settings.partitions
+            )));
+        }
         watermarks(&*self.uncommitted()?, self.settings.topics.of(topic), partition, Instant::now() + WATERMARKS)
     }
 
@@ -47,9 +56,24 @@ impl Observers {
         let name = self.settings.topics.of(topic);
         let partitions: Vec<_> = (0..self.settings.partitions).collect();
         let deadline = Instant::now() + COMMITTED;
+        let during = format!("asking for the offsets committed for {name}");
         let found = stable(|t, left| client.committed_offsets(t, left), name, &partitions, deadline)
-            .map_err(|reason| errors::unavailable(&format!("asking for the offsets committed for {name}"), reason))?;
-        Ok(found)
+            .map_err(|reason| errors::unavailable(&during, reason))?;
+        self.settings.check_binding(group, &found)?;
+        Ok(offsets(&found, name, &partitions))
+    }
+
+    /// Whether the groups go with this node's store. Where that cannot be told now, the first one who needs the offsets is told.
+    pub(super) fn check_binding(&self) -> Result<(), LogError> {
+        for (group, topic) in [(Group::Shards, Topic::Facts), (Group::Dispatcher, Topic::Decisions)] {
+            let client = self.member_of(group)?;
+            let partitions: Vec<_> = (0..self.settings.partitions).collect();
+            let ask = |t, left| client.committed_offsets(t, left);
+            if let Ok(found) = stable(ask, self.settings.topics.of(topic), &partitions, Instant::now() + BINDING) {
+                self.settings.check_binding(group, &found)?;
+            }
+        }
+        Ok(())
     }
 
     fn uncommitted(&self) -> Result<Arc<QuietConsumer>, LogError> {
@@ -93,21 +117,21 @@ pub(super) fn watermarks(
     let during = format!("asking for the watermarks of {topic}, partition {partition}");
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        match client.fetch_watermarks(topic, partition, left.max(STEP)).map_err(|e| errors::map(&during, &e)) {
+        match client.fetch_watermarks(topic, partition, left.max(STEP)).map_err(|e| errors::map_known(&during, &e)) {
             Err(LogError::Unavailable { .. }) if !left.is_zero() => std::thread::sleep(STEP.min(left)),
             other => return other,
         }
     }
 }
 
-/// Stable committed offsets in the order of `partitions`. librdkafka asks for stable ones in read_committed; a single
+/// Stable committed offsets. librdkafka asks for stable ones in read_committed; a single
 /// partition's answer can still be an error in a list that as a whole succeeded.
 pub(super) fn stable(
     ask: impl Fn(TopicPartitionList, Duration) -> KafkaResult<TopicPartitionList>,
     topic: &str,
     partitions: &[Partition],
     deadline: Instant,
-) -> Result<Vec<Option<Offset>>, String> {
+) -> Result<TopicPartitionList, String> {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for p in partitions {
         list.add_partition(topic, *p);
@@ -116,7 +140,7 @@ pub(super) fn stable(
         let left = deadline.saturating_duration_since(Instant::now());
         let reason = match ask(list.clone(), left.max(Duration::from_millis(1))) {
             Ok(found) => match found.elements().iter().find_map(|e| e.error().err()) {
-                None => return Ok(partitions.iter().map(|p| offset_of(&found, topic, *p)).collect()),
+                None => return Ok(found),
                 Some(error) => error.to_string(),
             },
             Err(error) => error.to_string(),
@@ -126,6 +150,11 @@ pub(super) fn stable(
         }
         std::thread::sleep(STEP.min(left));
     }
+}
+
+/// In the order of `partitions`; none where nothing was committed.
+pub(super) fn offsets(found: &TopicPartitionList, topic: &str, partitions: &[Partition]) -> Vec<Option<Offset>> {
+    partitions.iter().map(|p| offset_of(found, topic, *p)).collect()
 }
 
 fn offset_of(found: &TopicPartitionList, topic: &str, partition: Partition) -> Option<Offset> {

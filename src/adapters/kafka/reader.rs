@@ -106,7 +106,7 @@ impl PartitionReader for KafkaReader {
                     self.position = m.offset() + 1;
                     self.stale = None;
                 }
-                Some(Err(e)) => match errors::map(&self.during(), &e) {
+                Some(Err(e)) => match errors::map_known(&self.during(), &e) {
                     LogError::Unavailable { reason, .. } => trouble = Some((e.rdkafka_error_code(), reason)),
                     LogError::Damaged(_) => return Err(self.gone(&e.to_string())),
                     other => return Err(other),

@@ -7,8 +7,10 @@ use std::fmt;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaConfRes;
 
+use super::binding;
 use crate::events::record::Topic;
 use crate::ports::event_log::{Group, LogError};
 
@@ -60,6 +62,9 @@ pub struct KafkaSettings {
     pub properties: BTreeMap<String, String>,
     /// Largest key + value + headers of a record, bytes.
     pub max_record_bytes: usize,
+    /// Id of the store that goes with the groups, written beside their offsets: what a group has decided is in its own store only,
+    /// so a second cluster under the same name, with another store, is refused.
+    pub store: Option<String>,
 }
 
 impl KafkaSettings {
@@ -75,6 +80,14 @@ impl KafkaSettings {
             replication: 1,
             properties: BTreeMap::new(),
             max_record_bytes: Self::DEFAULT_MAX_RECORD_BYTES,
+            store: None,
+        }
+    }
+
+    pub(super) fn check_binding(&self, group: Group, found: &TopicPartitionList) -> Result<(), LogError> {
+        match &self.store {
+            Some(store) => binding::check(found, &self.group(group), store),
+            None => Ok(()),
         }
     }
 

@@ -29,7 +29,10 @@ const ACQUIRE_PATIENCE: Duration = Duration::from_secs(10);
 const SESSION: &str = "set idle_in_transaction_session_timeout = '10s'; set lock_timeout = '15s'; set jit = off";
 
 pub(in crate::adapters) fn schema() -> Migrator {
-    migrator(&[(1, "first", include_str!("../../../migrations/postgres/0001_first.sql"))])
+    migrator(&[
+        (1, "first", include_str!("../../../migrations/postgres/0001_first.sql")),
+        (2, "nodes", include_str!("../../../migrations/postgres/0002_nodes.sql")),
+    ])
 }
 
 pub(super) async fn connect(url: &str, timeout: Duration) -> Result<PostgresStore, StoreError> {

@@ -88,6 +88,16 @@ impl Ledger for PostgresStore {
         Box::pin(self.run("claiming effects", PATIENCE, async move |c| claim(c, handler, partitions, now, limit).await))
     }
 
+    fn release<'a>(
+        &'a self,
+        handler: &'a str,
+        partitions: &'a [(Partition, Epoch)],
+        under_way: &'a [EffectId],
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(self.run("giving effects back", PATIENCE, async move |c| release(c, handler, partitions, under_way, now).await))
+    }
+
     fn freeze<'a>(&'a self, id: &'a EffectId, epoch: Epoch, request: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, StoreError>> {
         Box::pin(self.run("freezing a request", PATIENCE, async move |c| freeze(c, id, epoch, request).await))
     }
@@ -214,6 +224,34 @@ async fn claim(
     tx.commit().await?;
     effects.sort_by_key(|(seq, e)| (e.planned.due_at, e.planned.offset, *seq));
     Ok(effects.into_iter().map(|(_, e)| e).collect())
+}
+
+async fn release(
+    c: &mut PgConnection,
+    handler: &str,
+    partitions: &[(Partition, Epoch)],
+    under_way: &[EffectId],
+    now: DateTime<Utc>,
+) -> Result<u64, Fault> {
+    let mut tx = c.begin().await?;
+    hold(&mut tx, partitions).await?;
+    let done = sqlx::query(
+        "update effect e set state = case when e.request is null then 'planned' else 'ambiguous' end, sender_epoch = null, \
+         updated_at = $6 from unnest($2::integer[], $3::bigint[]) as o (partition, epoch) \
+         where e.handler = $1 and e.state = 'sending' and e.partition = o.partition and e.sender_epoch = o.epoch \
+         and not exists (select from unnest($4::uuid[], $5::text[]) as u (decision_id, route_id) \
+         where u.decision_id = e.decision_id and u.route_id = e.route_id)",
+    )
+    .bind(handler)
+    .bind(partitions.iter().map(|p| p.0).collect::<Vec<_>>())
+    .bind(partitions.iter().map(|p| p.1).collect::<Vec<_>>())
+    .bind(under_way.iter().map(|id| id.decision_id).collect::<Vec<_>>())
+    .bind(under_way.iter().map(|id| id.route_id.as_str()).collect::<Vec<_>>())
+    .bind(now)
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(done.rows_affected())
 }
 
 async fn freeze(c: &mut PgConnection, id: &EffectId, epoch: Epoch, request: &[u8]) -> Result<Vec<u8>, Fault> {

@@ -7,6 +7,7 @@
 mod bulk_read;
 mod connect;
 mod ledger;
+mod owners;
 mod registry;
 mod snapshots;
 

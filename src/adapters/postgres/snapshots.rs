@@ -3,6 +3,7 @@
 //! The partition's row in `partition_owner` is the fence: a save locks it and compares its epoch before it writes, and
 //! taking ownership updates it. So a save of the old owner is either whole before the new epoch, or refused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::{PATIENCE, PostgresStore};
 use crate::adapters::sql::{Fault, entity_columns, entity_of, fenced, printable};
 use crate::events::record::Partition;
-use crate::ports::snapshot_store::{Checkpoint, Columns, Epoch, Snapshot, SnapshotStore, StoreError};
+use crate::ports::snapshot_store::{Checkpoint, Columns, Entity, Epoch, Snapshot, SnapshotStore, StoreError};
 
 /// Rows, and bytes of state, that go into one statement at most.
 const CHUNK_ROWS: usize = 5_000;
@@ -39,7 +40,8 @@ where excluded.fact_offset > s.fact_offset and excluded.epoch >= s.epoch";
 /// (`greatest` passes over nulls.)
 const CHECKPOINT: &str = "\
 update partition_owner
-set facts_offset = greatest(facts_offset, $2), decisions_offset = greatest(decisions_offset, $3)
+set facts_offset = greatest(facts_offset, $2), decisions_offset = greatest(decisions_offset, $3),
+    saved_at = clock_timestamp()
 where partition = $1";
 
 impl SnapshotStore for PostgresStore {
@@ -74,6 +76,14 @@ impl SnapshotStore for PostgresStore {
         .bind(partition)
         .bind(shop.to_owned());
         self.stream("reading the snapshots of a shop", statement, read)
+    }
+
+    fn load_some<'a>(
+        &'a self,
+        partition: Partition,
+        wanted: &'a [(Arc<str>, Vec<u64>)],
+    ) -> BoxFuture<'a, Result<Vec<Snapshot>, StoreError>> {
+        Box::pin(self.run("reading snapshots of variants", PATIENCE, async move |c| load_some(c, partition, wanted).await))
     }
 
     fn save<'a>(
@@ -129,6 +139,29 @@ async fn checkpoint(c: &mut PgConnection, partition: Partition) -> Result<Option
     .fetch_optional(c)
     .await?;
     Ok(row.map(|(facts, decisions)| Checkpoint { facts, decisions }))
+}
+
+async fn load_some(c: &mut PgConnection, partition: Partition, wanted: &[(Arc<str>, Vec<u64>)]) -> Result<Vec<Snapshot>, Fault> {
+    let count = wanted.iter().map(|(_, ids)| ids.len()).sum();
+    let (mut shops, mut ids) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    for (shop, variants) in wanted {
+        for id in variants {
+            shops.push(&**shop);
+            ids.push(entity_columns(&Entity::Variant(*id)).1);
+        }
+    }
+    // The offset keeps the planner from turning the look-ups into one scan of the table, which it likes without statistics.
+    let rows = sqlx::query(
+        "select s.* from unnest($2::text[], $3::bigint[]) as w (shop, variant_id) cross join lateral \
+         (select shop, entity, variant_id, fact_offset, epoch, version, checksum, state from snapshot \
+          where partition = $1 and shop = w.shop and entity = 2 and variant_id = w.variant_id offset 0) as s",
+    )
+    .bind(partition)
+    .bind(shops)
+    .bind(ids)
+    .fetch_all(c)
+    .await?;
+    rows.iter().map(read).collect()
 }
 
 async fn save(

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::Deserialize;
-
 use super::{Quantity, Rule, Scope, Trigger};
 use crate::events::decision::Kind;
 
@@ -45,7 +43,7 @@ pub fn from_toml(text: &str) -> Result<Vec<Rule>, Vec<Problem>> {
     }
     read(entries.into_iter().map(|entry| {
         let name = entry.get("id").and_then(|v| v.as_str()).map(|id| format!("\"{id}\""));
-        (name, Rule::deserialize(entry).map_err(|e| e.message().to_owned()))
+        (name, serde_path_to_error::deserialize(entry).map_err(|e| located(e.path(), e.inner().message())))
     }))
 }
 
@@ -53,8 +51,16 @@ pub fn from_toml(text: &str) -> Result<Vec<Rule>, Vec<Problem>> {
 pub fn from_facts(rules: &[serde_json::Value]) -> Result<Vec<Rule>, Vec<Problem>> {
     read(rules.iter().map(|value| {
         let name = value.get("id").and_then(|v| v.as_str()).map(|id| format!("\"{id}\""));
-        (name, Rule::deserialize(value).map_err(|e| e.to_string()))
+        (name, serde_path_to_error::deserialize(value).map_err(|e| located(e.path(), &e.inner().to_string())))
     }))
+}
+
+/// With the key that it is about; the rule itself has no key.
+fn located(path: &serde_path_to_error::Path, message: &str) -> String {
+    match path.to_string().as_str() {
+        "." | "?" => message.to_owned(),
+        key => format!("{key}: {message}"),
+    }
 }
 
 fn read(entries: impl Iterator<Item = (Option<String>, Result<Rule, String>)>) -> Result<Vec<Rule>, Vec<Problem>> {
@@ -215,6 +221,9 @@ mod tests {
             ("id = \"a\"\ntrigger = { kind = \"constant\", treshold = 10 }\n", "did you mean `threshold`"),
             ("id = \"a\"\ntrigger = { kind = \"forecast\" }\n", "later version"),
             (&format!("{BASE}scop = \"shop\"\n"), "did you mean `scope`"),
+            (&format!("{BASE}cool_down = \"24\"\n"), "cool_down: "),
+            (&format!("{BASE}scope = \"shopp\"\n"), "scope: unknown variant `shopp`"),
+            ("id = \"a\"\ntrigger = { kind = \"constant\", threshold = 1.5 }\n", "trigger: invalid type: floating point `1.5`"),
             (&format!("{BASE}rearm = 10\n"), "above the threshold 10"),
             (&format!("{BASE}quantity = {{ kind = \"fixed\", units = 0 }}\n"), "quantity.units = 0"),
             (&format!("{BASE}quantity = {{ kind = \"up-to\", level = 9 }}\n"), "not above the threshold"),

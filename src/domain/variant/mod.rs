@@ -286,26 +286,31 @@ impl VariantState {
         changed
     }
 
+    /// What the SKU is with the fact: rules that select by it are matched before the fact is observed, so that they see it.
+    pub fn sku_after<'a>(&'a self, fact: &'a VariantFact) -> Option<&'a str> {
+        match fact {
+            VariantFact::Listed(listed) if listed.sku.is_some() || listed.title.is_some() => listed.sku.as_deref(),
+            VariantFact::Item { sku: Some(sku), stamp, .. } if *stamp > self.item_stamp => Some(sku),
+            _ => self.sku.as_deref(),
+        }
+    }
+
     fn observe_item(&mut self, sku: &Option<Box<str>>, tracked: Option<bool>, stamp: Stamp) -> bool {
         if stamp <= self.item_stamp {
             return false;
         }
-        let mut changed = false;
         if tracked.is_some() && tracked != self.tracked {
             self.tracked = tracked;
             // A new epoch begins (RULES, "tracked toggles").
             self.arms.clear();
             self.rules_key = 0;
-            changed = true;
         }
-        if sku.is_some() && *sku != self.sku {
+        if sku.is_some() {
             self.sku.clone_from(sku);
-            changed = true;
         }
-        if changed {
-            self.item_stamp = stamp;
-        }
-        changed
+        // Also where nothing differs: an older one that comes late must not count as news.
+        self.item_stamp = stamp;
+        true
     }
 
     fn settle(&mut self, outcome: &EffectSettled) -> bool {

@@ -45,7 +45,7 @@ impl Bench {
         self.offset += 1;
         self.now += 60_000;
         let at = At { offset: self.offset, event_time: self.now, now: self.now };
-        let matched = Matched::of(&self.rules, VariantId(7), self.state.sku.as_deref(), &self.product);
+        let matched = Matched::of(&self.rules, VariantId(7), self.state.sku_after(&fact), &self.product);
         let ctx = Context {
             organisation: "default",
             shop: "s",
@@ -137,6 +137,23 @@ fn untracked_stock_fires_nothing_and_the_next_number_is_a_first_one() {
     assert_eq!(b.levels(&[30, 5]), [1]);
     b.fact(VariantFact::Item { sku: None, tracked: Some(false), stamp: Stamp { updated_at: b.now, triggered_at: 0, offset: 1 } });
     assert!(b.levels(&[30, 5]).is_empty());
+}
+
+/// Also when the newer one said nothing new.
+#[test]
+fn an_older_item_update_that_comes_late_changes_nothing() {
+    let mut b = Bench::new(&constant(""));
+    let item = |updated_at, tracked, sku: &str| VariantFact::Item {
+        sku: Some(sku.into()),
+        tracked: Some(tracked),
+        stamp: Stamp { updated_at, triggered_at: 0, offset: 1 },
+    };
+    b.fact(item(T0 + 10, true, "A"));
+    b.fact(item(T0 + 30, true, "A"));
+    b.fact(item(T0 + 20, false, "B"));
+    assert_eq!((b.state.tracked, b.state.sku.as_deref()), (Some(true), Some("A")));
+    assert_eq!(b.state.sku_after(&item(T0 + 25, true, "C")), Some("A"), "nor are rules matched by it");
+    assert_eq!(b.state.sku_after(&item(T0 + 40, true, "C")), Some("C"));
 }
 
 #[test]

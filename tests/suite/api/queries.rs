@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
 use serde_json::Value;
-use stockwarden::domain::views::{Provenance, RiskView, ShopView, VariantView};
+use stockwarden::domain::views::{Provenance, RiskView, ShopView, Source, VariantView};
 use stockwarden::events::decision::RiskLevel;
 use stockwarden::events::ids::{ItemId, ProductId, VariantId};
 use stockwarden::events::record::Position;
@@ -24,7 +24,7 @@ pub struct Known {
 }
 
 fn provenance() -> Provenance {
-    Provenance { partition: 3, offset: 7, epoch: 1, node: "a".into(), source: "owner", staleness_ms: 0 }
+    Provenance { partition: 3, offset: 7, epoch: 1, node: "a".into(), source: Source::Owner, staleness_ms: 0 }
 }
 
 fn variant(shop: &str, id: u64) -> VariantView {
@@ -206,7 +206,8 @@ async fn a_shop_that_came_through_the_log_and_a_store_with_a_slash_are_found() {
     let (site, token) = site().await;
     site.queries.add("foreign.myshopify.com", "default");
     site.queries.add("store:default/Mitte", "default");
-    for shop in ["foreign.myshopify.com", "store:default%2FMitte"] {
+    site.queries.add("Upper.MyShopify.com", "default");
+    for shop in ["foreign.myshopify.com", "FOREIGN.myshopify.com", "store:default%2FMitte", "Upper.MyShopify.com"] {
         assert_eq!(site.get(&format!("/v1/shops/{shop}/variants/1"), &token).await.status(), 200, "{shop}");
     }
 }

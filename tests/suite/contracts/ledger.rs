@@ -19,6 +19,7 @@ over_every_store!(
     two_nodes_that_claim_at_once_get_each_row_once_and_in_order,
     a_row_left_sending_by_an_older_epoch_comes_back_as_ambiguous,
     a_row_left_sending_comes_back_even_if_the_clock_was_set_back,
+    what_a_lost_claim_took_is_given_back_and_what_is_under_way_is_not,
     frozen_bytes_win,
     every_way_to_settle_is_stored,
     a_row_that_is_not_ours_is_neither_frozen_nor_settled,
@@ -256,6 +257,29 @@ async fn a_row_left_sending_by_an_older_epoch_comes_back_as_ambiguous(site: &Sit
     assert_eq!(e.request.as_deref(), Some(&b"bytes"[..]));
     assert_eq!(one(&*store, 1).await.state, EffectState::Sending);
     assert!(claim(&*store, new, 6).await.is_empty());
+}
+
+async fn what_a_lost_claim_took_is_given_back_and_what_is_under_way_is_not(site: &Site) {
+    let store = site.node().await;
+    let epoch = owner(&*store).await;
+    let other = Planned { handler: "other".into(), ..row(4) };
+    plan(&*store, epoch, &[row(1), row(2), row(3), other]).await;
+    assert_eq!(claim(&*store, epoch, 0).await.len(), 3);
+    assert_eq!(store.claim("other", &[(0, epoch)], at(0), 9).await.expect("claim").len(), 1);
+    store.freeze(&id(2), epoch, b"bytes").await.expect("freeze");
+    store.freeze(&id(3), epoch, b"bytes").await.expect("freeze");
+    assert_eq!(store.release("mail", &[(0, epoch)], &[id(3)], at(1)).await.expect("release"), 2);
+    let mut states = Vec::new();
+    for n in 1..=4 {
+        states.push(one(&*store, n).await.state);
+    }
+    use EffectState::{Ambiguous, Planned as Known, Sending};
+    assert_eq!(states, [Known, Ambiguous, Sending, Sending]);
+    store.settle(&id(3), epoch, done(), at(2)).await.expect("what is under way is settled as ever");
+    assert_eq!(numbers(&claim(&*store, epoch, 3).await), [1, 2]);
+    let new = owner(&*store).await;
+    let late = store.release("mail", &[(0, epoch)], &[], at(4)).await;
+    assert!(matches!(late, Err(StoreError::Fenced { ours, current, .. }) if (ours, current) == (epoch, new)), "{late:?}");
 }
 
 async fn a_row_left_sending_comes_back_even_if_the_clock_was_set_back(site: &Site) {

@@ -2,5 +2,6 @@
 
 mod event_log;
 mod ledger;
+mod owners;
 mod registry;
 mod snapshot_store;

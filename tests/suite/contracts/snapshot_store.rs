@@ -1,6 +1,7 @@
 //! Contract of the port snapshot_store.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
@@ -24,6 +25,8 @@ over_every_store!(
     the_newer_snapshot_wins_as_in_a_plain_model,
     clearing_removes_one_partition_and_keeps_its_epochs,
     a_shop_is_loaded_alone,
+    variants_of_several_shops_are_loaded_in_one_read,
+    ten_thousand_of_a_hundred_thousand_are_read_back_without_reading_all,
     a_store_keeps_its_id,
     a_store_of_a_newer_schema_is_refused_with_advice,
     a_store_of_another_build_is_refused,
@@ -235,6 +238,65 @@ async fn a_shop_is_loaded_alone(site: &Site) {
     assert_eq!(got, mine);
     let none: Vec<Snapshot> = store.load_shop(1, "a").try_collect().await.expect("load");
     assert!(none.is_empty(), "another partition");
+}
+
+async fn variants_of_several_shops_are_loaded_in_one_read(site: &Site) {
+    let store = site.node().await;
+    let epoch = store.acquire_epoch(0, "a").await.expect("epoch");
+    let other = store.acquire_epoch(1, "a").await.expect("epoch");
+    let odd = "Ä'\"\\ü,[]";
+    let mut mine = vec![
+        snapshot("a", Entity::Variant(0), 1, epoch),
+        snapshot("a", Entity::Variant((1 << 53) + 1), 2, epoch),
+        snapshot("b", Entity::Variant((1 << 53) + 1), 3, epoch),
+        snapshot("b", Entity::Variant(u64::MAX), 4, epoch),
+        snapshot(odd, Entity::Variant(7), 5, epoch),
+    ];
+    let others = [
+        snapshot("", Entity::Shard, 1, epoch),
+        snapshot("a", Entity::Shop, 1, epoch),
+        snapshot("a", Entity::Variant((1 << 53) + 2), 1, epoch),
+        snapshot("b", Entity::Variant(7), 1, epoch),
+    ];
+    store.save(0, epoch, START, &mine).await.expect("save");
+    store.save(0, epoch, START, &others).await.expect("save");
+    store.save(1, other, START, &[snapshot("a", Entity::Variant(5), 1, other)]).await.expect("save");
+    let wanted: Vec<(Arc<str>, Vec<u64>)> = vec![
+        ("a".into(), vec![(1 << 53) + 1, 0, 5]),
+        ("b".into(), vec![u64::MAX, (1 << 53) + 1, 404]),
+        (odd.into(), vec![7]),
+        ("nobody".into(), vec![7]),
+        ("a".into(), vec![]),
+    ];
+    let mut got = store.load_some(0, &wanted).await.expect("load");
+    for list in [&mut got, &mut mine] {
+        list.sort_by(|a, b| (&a.shop, &a.entity).cmp(&(&b.shop, &b.entity)));
+    }
+    assert_eq!(got, mine);
+    assert!(store.load_some(0, &[]).await.expect("load").is_empty());
+}
+
+async fn ten_thousand_of_a_hundred_thousand_are_read_back_without_reading_all(site: &Site) {
+    const KNOWN: u64 = 100_000;
+    let store = site.node().await;
+    let epoch = store.acquire_epoch(0, "a").await.expect("epoch");
+    let shop = |i: u64| format!("shop-{}.example", i % 100);
+    let rows: Vec<_> = (0..KNOWN).map(|i| snapshot(&shop(i), Entity::Variant(i), 1, epoch)).collect();
+    store.save(0, epoch, START, &rows).await.expect("save");
+    let wanted: Vec<(Arc<str>, Vec<u64>)> =
+        (0..100).map(|s| (shop(s).into(), (0..100).map(|n| s + 100 * 7 * n).filter(|i| *i < KNOWN).collect())).collect();
+    let since = Instant::now();
+    let got = store.load_some(0, &wanted).await.expect("load");
+    let took = since.elapsed();
+    assert_eq!(got.len(), 10_000);
+    println!("{} of {KNOWN} in {} ms", got.len(), took.as_millis());
+    // One alone costs next to nothing: it is looked up, not searched for.
+    let since = Instant::now();
+    for i in 0..100 {
+        let one: [(Arc<str>, Vec<u64>); 1] = [(shop(i).into(), vec![i])];
+        assert_eq!(store.load_some(0, &one).await.expect("load").len(), 1);
+    }
+    assert!(since.elapsed() < Duration::from_secs(2), "a hundred single reads took {:?}", since.elapsed());
 }
 
 async fn a_store_keeps_its_id(site: &Site) {

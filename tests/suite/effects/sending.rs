@@ -9,7 +9,7 @@ use stockwarden::handlers::{Blame, Common, Verdict};
 use stockwarden::ports::ledger::{EffectId, EffectState, Planned};
 
 use super::harness::{World, decision, planned, route, toy_row, until};
-use super::tap::Tap;
+use super::tap::{Step, Tap};
 use super::toy::{Move, Toy, ToyTarget, busy, done, lost};
 
 fn say(verdict: Verdict) -> Move {
@@ -289,6 +289,31 @@ async fn an_outage_of_the_store_or_the_log_after_a_send_costs_no_second_send() {
     .await;
     assert_eq!((target.received().len(), row.possible_duplicate, world.log.states().len()), (1, false, 1));
     assert_eq!(node.shared.health.summary(), None, "and all is well again");
+}
+
+/// The call was carried out and its answer lost; the node lives and stays the owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_of_the_store_neither_strands_an_effect_nor_deposes_its_sender() {
+    for step in [Step::AfterClaim, Step::AfterSettle] {
+        let world = World::new();
+        let node = world.node(Tap::losing_the_answer(step)).await;
+        let target = ToyTarget::with([]);
+        node.plan(&[toy_row(1)]).await;
+        node.toy(&target, false);
+        until("the first is done", async || {
+            world.clock.advance(Duration::from_secs(1));
+            Some(node.row(1).await).filter(|r| r.state == EffectState::Done)
+        })
+        .await;
+        node.plan(&[toy_row(2)]).await;
+        let row = until("the next as well", async || {
+            world.clock.advance(Duration::from_secs(1));
+            Some(node.row(2).await).filter(|r| r.state == EffectState::Done)
+        })
+        .await;
+        assert_eq!((target.received().len(), row.possible_duplicate), (2, false), "{step:?}");
+        assert_eq!(node.shared.ownership.held(), [(0, node.epoch)], "{step:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

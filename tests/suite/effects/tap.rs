@@ -37,12 +37,25 @@ impl Step {
 #[derive(Clone, Default)]
 pub struct Tap {
     stop_at: Arc<Mutex<Option<Step>>>,
+    /// Of the next call of this step the answer is lost; it is carried out.
+    lose: Arc<Mutex<Option<Step>>>,
     reached: Arc<Notify>,
 }
 
 impl Tap {
     pub fn stopping_at(step: Step) -> Tap {
-        Tap { stop_at: Arc::new(Mutex::new(Some(step))), reached: Arc::default() }
+        Tap { stop_at: Arc::new(Mutex::new(Some(step))), ..Tap::default() }
+    }
+
+    pub fn losing_the_answer(step: Step) -> Tap {
+        Tap { lose: Arc::new(Mutex::new(Some(step))), ..Tap::default() }
+    }
+
+    fn answer(&self, step: Step) -> Result<(), StoreError> {
+        match self.lose.lock().expect("lock").take_if(|lost| *lost == step) {
+            Some(_) => Err(StoreError::Unavailable { during: format!("{step:?}"), reason: "the connection broke".into() }),
+            None => Ok(()),
+        }
     }
 
     pub async fn at(&self, step: Step) {
@@ -100,9 +113,20 @@ impl Ledger for TappedLedger {
             let rows = self.inner.claim(handler, partitions, now, limit).await?;
             if !rows.is_empty() {
                 self.tap.at(Step::AfterClaim).await;
+                self.tap.answer(Step::AfterClaim)?;
             }
             Ok(rows)
         })
+    }
+
+    fn release<'a>(
+        &'a self,
+        handler: &'a str,
+        partitions: &'a [(Partition, Epoch)],
+        under_way: &'a [EffectId],
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+        self.inner.release(handler, partitions, under_way, now)
     }
 
     fn freeze<'a>(&'a self, id: &'a EffectId, epoch: Epoch, request: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, StoreError>> {
@@ -125,7 +149,7 @@ impl Ledger for TappedLedger {
             self.answer()?;
             self.inner.settle(id, epoch, how, now).await?;
             self.tap.at(Step::AfterSettle).await;
-            Ok(())
+            self.tap.answer(Step::AfterSettle)
         })
     }
 

@@ -52,6 +52,7 @@ pub fn settings(node: &str) -> EngineSettings {
         commit_interval: Duration::from_millis(5),
         snapshot_interval: Duration::from_millis(50),
         tick_interval: Duration::from_secs(3600),
+        max_resident_variants: usize::MAX,
         arbiters: 2,
         drain_deadline: Duration::from_secs(20),
         deaths_until_quarantine: 3,

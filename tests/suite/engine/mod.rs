@@ -1,6 +1,8 @@
 //! The engine over the embedded log and SQLite: facts in, decisions out, restart, rebuild, quarantine.
 
 pub mod harness;
+mod passivation;
+mod protocol;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use harness::*;
 use stockwarden::adapters::embedded::sqlite::SqliteStore;
+use stockwarden::domain::views::Source;
 use stockwarden::events::record::Topic;
 use stockwarden::ports::{EventLog, SnapshotStore};
 
@@ -55,7 +58,7 @@ fn a_crossing_becomes_one_decision_with_its_causing_fact() {
     assert_eq!((view.available, view.sku.as_deref(), view.open_proposals.len()), (Some(9), Some("SKU-2"), 1));
     // Eleven units in five seconds: it sells out at once.
     assert_eq!(view.risk.level.as_str(), "critical");
-    assert_eq!(view.provenance.source, "owner");
+    assert_eq!(view.provenance.source, Source::Owner);
     eventually("three decisions are committed", || decisions(&*log).len() == 3);
     for d in decisions(&*log) {
         assert_eq!((d.available, d.quantity, d.rule_id.as_str()), (10, Some(54), "low"));
@@ -107,8 +110,10 @@ fn without_its_snapshots_the_log_gives_the_same_bytes() {
     assert_eq!(decisions(&*log).len(), 20);
 }
 
-/// (partition, shop, entity, state)
-fn snapshots(store: &dyn SnapshotStore, partitions: i32) -> Vec<(i32, String, String, i64, Vec<u8>)> {
+/// (partition, shop, entity, offset, state)
+type StoredState = (i32, String, String, i64, Vec<u8>);
+
+fn snapshots(store: &dyn SnapshotStore, partitions: i32) -> Vec<StoredState> {
     use futures::StreamExt as _;
     let mut all = Vec::new();
     for partition in 0..partitions {

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use stockwarden::adapters::kafka::KafkaLog;
 use stockwarden::events::record::{Partition, Topic};
 use stockwarden::ports::event_log::{EventLog, Group, LogError};
 
@@ -18,7 +20,7 @@ fn a_partition_is_silent_until_started_and_then_delivers_from_where_it_was_told(
     let member = Member::join(&log, Group::Shards, Topic::Facts);
     let assigned = member.assigned(1);
     assert_eq!(assigned[0].committed, None);
-    assert!(member.told.recv_timeout(std::time::Duration::from_millis(300)).is_err(), "silent before the start");
+    assert!(member.told.recv_timeout(Duration::from_millis(300)).is_err(), "silent before the start");
     member.handle.start(0, 40);
     assert_eq!(member.offsets(60), ((40..100).collect(), 100));
     // Again, from an earlier place and from one in the middle.
@@ -158,6 +160,33 @@ fn two_members_hand_partitions_over_and_each_fact_is_decided_once() {
 #[test]
 fn the_new_group_protocol_does_the_same_and_properties_it_refuses_are_only_a_warning() {
     handover(&[("group.protocol", "consumer"), ("session.timeout.ms", "6000")]);
+}
+
+#[test]
+fn a_group_that_goes_with_another_store_is_refused() {
+    let mut settings = fresh_settings(2);
+    settings.store = Some("store-a".into());
+    let log = open(&settings);
+    block_on(log.append(vec![fact(0, "a"), fact(1, "b")])).expect("appended");
+    let node = Node::start(&log);
+    until("both are decided", || node.decided.load(Ordering::SeqCst) == 2);
+    node.handle.leave();
+    let member = Member::join(&log, Group::Dispatcher, Topic::Decisions);
+    member.assigned(2);
+    member.handle.commit(&[(0, 1)]).expect("commits");
+    member.handle.leave();
+    assert_eq!(open(&settings).committed(Group::Dispatcher, Topic::Decisions).expect("its own"), [Some(1), None]);
+
+    settings.store = Some("store-b".into());
+    let other = KafkaLog::connect(settings).expect("settings are in order");
+    for (refused, group) in [
+        (other.prepare(Duration::from_secs(30)).map(|()| Vec::new()), Group::Shards),
+        (other.committed(Group::Shards, Topic::Facts), Group::Shards),
+        (other.committed(Group::Dispatcher, Topic::Decisions), Group::Dispatcher),
+    ] {
+        let Err(LogError::Misconfigured(why)) = refused else { panic!("{group:?}: {refused:?}") };
+        assert!(why.contains("store-a") && why.contains("store-b") && why.contains("group_id"), "{why}");
+    }
 }
 
 #[test]

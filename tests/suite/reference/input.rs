@@ -63,6 +63,11 @@ impl Event {
         if needed.iter().any(|k| body[*k].as_u64().is_none()) {
             return None;
         }
+        if kind.starts_with("products/")
+            && fields.get("variants").and_then(Value::as_array).is_some_and(|all| all.iter().any(|v| v["id"].as_u64().is_none()))
+        {
+            return None;
+        }
         if kind == "inventory_levels/update" || kind == "inventory_levels/connect" {
             let available = fields.get("available")?;
             if !available.is_null() && available.as_i64().is_none() {

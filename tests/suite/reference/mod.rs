@@ -5,8 +5,8 @@
 //! Where it and the engine differ, one of them is wrong.
 //!
 //! Where the design leaves a choice, it reads:
-//! - A crossing during a cool-down waits for its end, and fires with the next fact about the same level, or the next tick, if
-//!   it still holds. A crossing that an open proposal covers is spent.
+//! - A crossing during a cool-down waits for its end, and fires with the next fact about the same level, the first outcome
+//!   that makes a proposal of the variant sent, or the next tick, if it still holds. A crossing that an open proposal covers is spent.
 //! - Decisions of one fact see each other: what the first one proposes is supply for the second ("at once", DESIGN §4).
 //! - "Acted on" is acknowledged or later; what was merely sent still resolves.
 //! - Sales count at their event time, rates are read at domain time.

@@ -96,7 +96,15 @@ impl Shop {
                 }
             }
             "proposal/moved" => self.variants.values_mut().for_each(|v| v.moved(&e.body)),
-            // Outcomes of effects: sent is not acted on. All else is stored and folded by nobody yet.
+            // Sent is not acted on; but the variant has changed, and what waited for the end of a cool-down is looked at.
+            "effect/settled" => {
+                let told = &e.body["variant_id"];
+                let id = told.as_u64().or_else(|| told.as_str()?.parse().ok()).unwrap_or_default();
+                if self.variants.get_mut(&id).is_some_and(|v| v.settled(&e.body)) {
+                    self.judge(rules, id, &Subjects::Due, at, made);
+                }
+            }
+            // All else is stored and folded by nobody yet.
             _ => {}
         }
     }

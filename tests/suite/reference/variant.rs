@@ -69,6 +69,7 @@ struct Proposal {
     rule: Rule,
     quantity: Option<i64>,
     received: i64,
+    sent: bool,
     acted_on: bool,
     expires_at: i64,
 }
@@ -105,6 +106,18 @@ impl Variant {
 
     pub fn forget_rules_but(&mut self, rules: &[Rule]) {
         self.marks.retain(|(uid, _), _| rules.iter().any(|r| r.uid == *uid));
+    }
+
+    /// The outcome of an effect: whether it made the proposal sent.
+    pub fn settled(&mut self, body: &Value) -> bool {
+        let proposal = self.open.values_mut().find(|p| body["proposal_id"] == p.id.to_string());
+        match proposal.filter(|p| body["state"] == "done" && !p.sent && !p.acted_on) {
+            Some(proposal) => {
+                proposal.sent = true;
+                true
+            }
+            None => false,
+        }
     }
 
     pub fn moved(&mut self, body: &Value) {
@@ -282,7 +295,8 @@ impl Variant {
         ]);
         let id = Uuid::new_v5(&NAMESPACE, identity.to_string().as_bytes());
         let expires_at = at.now.saturating_add(rule.expire_ms);
-        self.open.insert(slot, Proposal { id, rule: rule.clone(), quantity, received: 0, acted_on: false, expires_at });
+        self.open
+            .insert(slot, Proposal { id, rule: rule.clone(), quantity, received: 0, sent: false, acted_on: false, expires_at });
         Some(DecisionOutcome {
             decision_id: id.to_string(),
             organisation: around.organisation.to_owned(),

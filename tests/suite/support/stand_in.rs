@@ -81,7 +81,8 @@ impl StandIn {
     }
 }
 
-async fn read(stream: &mut TcpStream) -> Option<Request> {
+/// One request, read whole.
+pub async fn read(stream: &mut TcpStream) -> Option<Request> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {

@@ -1,10 +1,10 @@
 //! A million simulated facts against the plain fold (invariants 2 and 4 of DESIGN §7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use stockwarden::events::decision::Recorded;
-use stockwarden::events::record::{RecordBatch, Topic};
+use stockwarden::events::record::{NewRecord, RecordBatch, Topic};
 use stockwarden::sim::{RecordHeaders, Settings, Simulation};
 
 use super::node::{Client, Site};
@@ -36,6 +36,35 @@ const FACTS: u64 = 1_000_000;
 const SHOPS: usize = 1_000;
 const VARIANTS: usize = 100_000;
 const BATCH: usize = 2_000;
+/// One record in so many is poison.
+const POISON: u64 = 100;
+
+/// What no reader can understand, each in another way.
+fn poison(shop: &str, n: u64) -> NewRecord {
+    let deep = "[".repeat(200);
+    let values = [
+        "",
+        "not json",
+        "{\"inventory_item_id\":",
+        "[]",
+        "null",
+        "{\"id\":5}",
+        "{\"inventory_item_id\":\"x\",\"location_id\":1,\"available\":3}",
+        "{\"inventory_item_id\":1,\"location_id\":1,\"available\":1.5}",
+        "{\"inventory_item_id\":-1,\"location_id\":1,\"available\":3}",
+        "{\"inventory_item_id\":1,\"location_id\":1,\"available\":99999999999999999999}",
+        "{\"id\":1,\"variants\":[{\"id\":null}]}",
+        "\u{0}\u{1}\u{2}",
+        &deep,
+    ];
+    NewRecord {
+        topic: Topic::Facts,
+        partition: None,
+        key: Some(shop.as_bytes().to_vec()),
+        headers: Vec::new(),
+        value: Some(values[(n % values.len() as u64) as usize].as_bytes().to_vec()),
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_million_facts_end_with_the_state_and_the_decisions_of_the_plain_fold() {
@@ -62,7 +91,10 @@ async fn a_million_facts_end_with_the_state_and_the_decisions_of_the_plain_fold(
         let headers = if sent.is_multiple_of(3) { RecordHeaders::None } else { RecordHeaders::Ours };
         batch.push(delivery.to_record(headers));
         sent += 1;
-        if batch.len() == BATCH {
+        if sent.is_multiple_of(POISON) {
+            batch.push(poison(&shops[(sent / POISON) as usize % shops.len()], sent / POISON));
+        }
+        if batch.len() >= BATCH {
             site.append(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).await;
         }
     }
@@ -88,9 +120,12 @@ async fn a_million_facts_end_with_the_state_and_the_decisions_of_the_plain_fold(
         }
     }
     let expected = reference.outcome();
-    // Payloads cut to their id, without headers: nobody can say what they are (DESIGN §10).
-    let letters: usize = site.read_all(Topic::DeadLetters).iter().map(RecordBatch::len).sum();
-    assert_eq!(letters as u64, expected.counts.unreadable);
+    // The poison, and payloads cut to their id, without headers: nobody can say what they are (DESIGN §10). Invariant 8.
+    let letters = letters_of(&site);
+    assert_eq!(letters.len() as u64, expected.counts.unreadable);
+    assert!(letters.len() as u64 >= FACTS / POISON, "{} dead letters", letters.len());
+    let reasons: BTreeSet<&str> = letters.values().map(String::as_str).collect();
+    assert!(reasons.len() >= 4 && !reasons.contains(""), "{reasons:?}");
     assert!(expected.counts.stale_levels > FACTS / 100, "the transport's faults are in the load: {:?}", expected.counts);
     assert_eq!(expected.variants.len(), VARIANTS);
     if let Some(difference) = first_difference("variants", &expected.variants, &actual) {
@@ -105,6 +140,20 @@ async fn a_million_facts_end_with_the_state_and_the_decisions_of_the_plain_fold(
     site.remove().await;
 }
 
+/// Reasons by the position of the fact; none has two letters.
+fn letters_of(site: &Site) -> BTreeMap<(i64, i64), String> {
+    let mut letters = BTreeMap::new();
+    for batch in site.read_all(Topic::DeadLetters) {
+        for record in batch.iter() {
+            let letter: Value = serde_json::from_slice(record.value.expect("a value")).expect("JSON");
+            let origin = |name: &str| letter["origin"][name].as_i64().expect("a place");
+            let before = letters.insert((origin("partition"), origin("offset")), text(&letter["reason"]));
+            assert_eq!(before, None, "{letter}");
+        }
+    }
+    letters
+}
+
 fn id(value: &Value) -> Option<u64> {
     value.as_str().map(|t| t.parse().expect("a numeric id"))
 }
@@ -113,7 +162,7 @@ fn text(value: &Value) -> String {
     value.as_str().expect("text").to_owned()
 }
 
-fn outcome_of(view: &Value) -> (u64, VariantOutcome) {
+pub fn outcome_of(view: &Value) -> (u64, VariantOutcome) {
     let list = |name: &str| view[name].as_array().expect("a list").clone();
     let levels = list("levels").iter().map(|l| (id(&l["location_id"]).expect("an id"), l["available"].as_i64())).collect();
     let open = |p: &Value| {
@@ -131,7 +180,7 @@ fn outcome_of(view: &Value) -> (u64, VariantOutcome) {
     (id(&view["variant_id"]).expect("an id"), outcome)
 }
 
-fn records_of(batch: &RecordBatch) -> impl Iterator<Item = Record> + '_ {
+pub fn records_of(batch: &RecordBatch) -> impl Iterator<Item = Record> + '_ {
     batch.iter().map(|r| Record {
         partition: r.partition,
         offset: r.offset,

@@ -1,6 +1,7 @@
 //! The binary on a real Kafka and a real Postgres.
 
-mod million;
+mod cluster;
+pub mod million;
 pub mod node;
 
 use std::path::Path;
@@ -160,6 +161,69 @@ async fn a_killed_node_resumes_and_a_replay_from_nothing_gives_the_same_bytes() 
     site.remove().await;
 }
 
+/// Without shards there is nothing that could have to stop the node; and a second start by mistake stops nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_some_roles_stays_and_a_second_one_on_its_port_leaves_it_alone() {
+    let site = Site::new(2, "").await.with("SHOP_SECRET", "hush");
+    site.json(&["shop", "add", SHOP, "--webhook-secret-env", "SHOP_SECRET"]);
+    let ingest = site.start_with_roles("ingest");
+    let client = Client::new(&ingest, "");
+    assert_eq!(client.get("/readyz?role=ingest").await.0, 200);
+    ingest.stop();
+
+    let node = site.start();
+    let client = Client::new(&node, &site.token());
+    client.ready().await;
+    let second = site.with("STOCKWARDEN__HTTP__LISTEN", node.base.trim_start_matches("http://"));
+    let refused = second.run(&["serve"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("in use"), "{told}");
+    second.append(vec![foreign(SHOP, product(1)), foreign(SHOP, level(1, 7, 1))]).await;
+    client.catch_up(&second).await;
+    assert_eq!(client.get(&format!("/v1/shops/{SHOP}/variants/1")).await.1["available"], 7);
+    node.stop();
+    second.remove().await;
+}
+
+/// A retry reads it as what its sender said that it is: of a level without a number the body alone does not tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_that_could_not_be_read_is_tried_again_as_what_it_was() {
+    const SECRET: &str = "hush";
+    let site = Site::new(2, "").await.with("SHOP_SECRET", SECRET);
+    site.json(&["shop", "add", SHOP, "--webhook-secret-env", "SHOP_SECRET"]);
+    let node = site.start();
+    let client = Client::new(&node, &site.token());
+    client.ready().await;
+    let body = br#"{"inventory_item_id":1001,"location_id":1}"#;
+    let headers = [
+        ("x-shopify-topic", "inventory_levels/update".to_owned()),
+        ("x-shopify-shop-domain", SHOP.to_owned()),
+        ("x-shopify-webhook-id", "w-1".to_owned()),
+        ("x-shopify-hmac-sha256", stockwarden::sim::shopify_signature(SECRET, body)),
+    ];
+    let headers = headers.map(|(n, v)| (n.to_owned(), v)).to_vec();
+    let (status, answer) = client.post("/webhooks/shopify", headers, body.to_vec()).await;
+    let at = answer["dead_letter"].as_str().unwrap_or_else(|| panic!("{status}: {answer}")).to_owned();
+    site.json(&["dead-letters", "retry", &at]);
+    let letters = || -> Vec<Value> {
+        let batches = site.read_all(Topic::DeadLetters);
+        let read = |b: &stockwarden::events::record::RecordBatch| -> Vec<Value> {
+            b.iter().map(|r| serde_json::from_slice(r.value.expect("a value")).expect("JSON")).collect()
+        };
+        batches.iter().flat_map(read).collect()
+    };
+    site.until("it is a dead letter once more", || letters().len() == 2).await;
+    for letter in letters() {
+        assert_eq!(
+            (&letter["reason"], &letter["fact"]),
+            (&"missing_field".into(), &"inventory_levels/update".into()),
+            "{letter}"
+        );
+    }
+    node.stop();
+    site.remove().await;
+}
+
 /// Bad input on the topic: understood or a dead letter with its reason; the shard goes on (invariant 8).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_of_foreign_producers_are_understood_or_become_dead_letters() {
@@ -190,6 +254,8 @@ async fn records_of_foreign_producers_are_understood_or_become_dead_letters() {
         no_key,
         foreign(SHOP, "{\"id\":5}"),
         foreign(SHOP, "not json"),
+        // Too large for a dead letter with its bytes.
+        foreign(SHOP, format!("{{\"variants\":{}", "y".repeat(3_500_000))),
         foreign(SHOP, r#"{"inventory_item_id":"1001","location_id":1,"available":3}"#),
         foreign(SHOP, r#"{"inventory_item_id":1001,"location_id":1,"available":null}"#),
         foreign(SHOP, r#"{"inventory_item_id":1001,"location_id":2,"available":-4,"updated_at":"2026-11-01T01:00:00Z"}"#),
@@ -211,11 +277,17 @@ async fn records_of_foreign_producers_are_understood_or_become_dead_letters() {
             let letter: Value = serde_json::from_slice(record.value.expect("a value")).expect("JSON");
             assert!(!letter.to_string().contains("somebody"), "{letter}");
             assert_eq!(letter["origin"]["topic"], "stock-facts");
+            if letter["size"].as_u64() > Some(3_000_000) {
+                assert!(letter["digest"].is_string() && letter["bytes"].is_null(), "only its digest is kept");
+            }
             reasons.push(letter["reason"].as_str().expect("a code").to_owned());
         }
     }
     reasons.sort();
-    assert_eq!(reasons, ["empty_record", "invalid_json", "invalid_json", "missing_key", "unknown_shape", "wrong_type"]);
+    assert_eq!(
+        reasons,
+        ["empty_record", "invalid_json", "invalid_json", "invalid_json", "missing_key", "unknown_shape", "wrong_type"]
+    );
     site.remove().await;
 }
 

@@ -1,7 +1,7 @@
 //! The binary as a black box: a node on the test run's Kafka and Postgres, with topics, group, database and port of its own.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use stockwarden::ports::EventLog;
 use crate::support::kafka;
 use crate::support::postgres::Database;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_stockwarden");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_stockwarden");
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// base64 of 32 bytes.
-const MASTER_KEY: &str = "c3RvY2t3YXJkZW4gdGVzdHMsIGEga2V5IG9mIDMyIGI=";
+pub const MASTER_KEY: &str = "c3RvY2t3YXJkZW4gdGVzdHMsIGEga2V5IG9mIDMyIGI=";
 
 /// Where a node lives; nodes come and go in it.
 pub struct Site {
@@ -88,8 +88,23 @@ impl Site {
         self.json(&["token", "create", "--role", "reader"])["token"].as_str().expect("a token").to_owned()
     }
 
+    pub fn token_for(&self, shop: &str) -> String {
+        self.json(&["token", "create", "--role", "reader", "--shop", shop])["token"].as_str().expect("a token").to_owned()
+    }
+
     pub fn start(&self) -> Node {
-        Node::start(self.command(&["serve"]), self.dir.path())
+        Node::start(self.command(&["serve"]), self.dir.path().join("node.log"))
+    }
+
+    /// One of several nodes; the second start under a name is another process of the same node.
+    pub fn start_as(&self, name: &str) -> Node {
+        let mut command = self.command(&["serve"]);
+        command.env("STOCKWARDEN__NODE__NAME", name);
+        Node::start(command, self.dir.path().join(format!("{name}.log")))
+    }
+
+    pub fn start_with_roles(&self, roles: &str) -> Node {
+        Node::start(self.command(&["serve", "--roles", roles]), self.dir.path().join("node.log"))
     }
 
     pub async fn append(&self, records: Vec<NewRecord>) -> Vec<Position> {
@@ -123,8 +138,17 @@ pub struct Node {
 }
 
 impl Node {
-    fn start(mut command: Command, dir: &Path) -> Node {
-        let log = dir.join("node.log");
+    fn start(command: Command, log: PathBuf) -> Node {
+        Node::try_start(command, log).unwrap_or_else(|told| {
+            panic!(
+                "the node ended early:
+{told}"
+            )
+        })
+    }
+
+    /// What it said, if it ended before it served.
+    pub fn try_start(mut command: Command, log: PathBuf) -> Result<Node, String> {
         let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
         let mut child =
             command.stdout(Stdio::from(out)).stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("the node starts");
@@ -137,7 +161,7 @@ impl Node {
             told.push_str(&line);
             if n == 0 {
                 let _ = child.wait();
-                panic!("the node ended early:\n{told}");
+                return Err(told);
             }
             if let Some(address) = line.split("serves at http://").nth(1).and_then(|rest| rest.split(' ').next()) {
                 break format!("http://{address}");
@@ -148,14 +172,14 @@ impl Node {
             let mut file = std::fs::OpenOptions::new().append(true).open(sink).expect("the log file");
             let _ = std::io::copy(&mut lines, &mut file);
         });
-        Node { child, base, log }
+        Ok(Node { child, base, log })
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let done = Command::new("kill").args([signal, &self.pid().to_string()]).status().expect("kill");
         assert!(done.success());
     }
@@ -171,6 +195,11 @@ impl Node {
     pub fn kill(mut self) {
         self.signal("-KILL");
         self.child.wait().expect("it ends");
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("its state is known")
     }
 
     pub fn told(&self) -> String {
@@ -200,7 +229,12 @@ impl Client {
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        let answer = self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.token).send().await.expect("an answer");
+        self.get_with(path, "accept", "application/json".into()).await
+    }
+
+    pub async fn get_with(&self, path: &str, header: &str, value: String) -> (u16, Value) {
+        let request = self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.token).header(header, value);
+        let answer = request.send().await.expect("an answer");
         let status = answer.status().as_u16();
         (status, answer.json().await.expect("JSON"))
     }
@@ -214,8 +248,22 @@ impl Client {
         (answer.status().as_u16(), answer.json().await.expect("JSON"))
     }
 
-    /// Waits until everything that is in the log now is applied.
+    /// Waits until the node is ready: whatever it owns is live.
+    pub async fn ready(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (status, told) = self.get("/readyz").await;
+            if status == 200 {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not ready in time: {told}");
+        }
+    }
+
+    /// Waits until everything that is in the log now is applied by the one node that there is.
     pub async fn catch_up(&self, site: &Site) {
+        // Before that, what is stored answers as well, and nothing is applied.
+        self.ready().await;
         let log = site.log.clone();
         let ends: Vec<_> = tokio::task::spawn_blocking(move || {
             (0..log.partitions()).map(|p| (p, log.watermarks(Topic::Facts, p).expect("watermarks").1)).collect()

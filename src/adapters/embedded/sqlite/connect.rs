@@ -21,7 +21,10 @@ const READERS: u32 = 8;
 const READ_AHEAD: usize = 512;
 
 pub(in crate::adapters) fn schema() -> Migrator {
-    migrator(&[(1, "first", include_str!("../../../../migrations/sqlite/0001_first.sql"))])
+    migrator(&[
+        (1, "first", include_str!("../../../../migrations/sqlite/0001_first.sql")),
+        (2, "nodes", include_str!("../../../../migrations/sqlite/0002_nodes.sql")),
+    ])
 }
 
 pub(super) async fn connect(url_or_path: &str, timeout: Duration) -> Result<SqliteStore, StoreError> {

@@ -63,6 +63,16 @@ impl Ledger for SqliteStore {
         Box::pin(self.write("claiming effects", async move |c| claim(c, handler, partitions, now, limit).await))
     }
 
+    fn release<'a>(
+        &'a self,
+        handler: &'a str,
+        partitions: &'a [(Partition, Epoch)],
+        under_way: &'a [EffectId],
+        now: DateTime<Utc>,
+    ) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(self.write("giving effects back", async move |c| release(c, handler, partitions, under_way, now).await))
+    }
+
     fn freeze<'a>(&'a self, id: &'a EffectId, epoch: Epoch, request: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, StoreError>> {
         Box::pin(self.write("freezing a request", async move |c| {
             let seq = sending(c, id, epoch).await?;
@@ -199,6 +209,35 @@ async fn claim(
     }
     effects.sort_by_key(|(seq, e)| (e.planned.due_at, e.planned.offset, *seq));
     Ok(effects.into_iter().map(|(_, e)| e).collect())
+}
+
+async fn release(
+    c: &mut SqliteConnection,
+    handler: &str,
+    partitions: &[(Partition, Epoch)],
+    under_way: &[EffectId],
+    now: DateTime<Utc>,
+) -> Result<u64, Fault> {
+    let known: Vec<String> = under_way.iter().map(|id| format!("{}/{}", id.decision_id, id.route_id)).collect();
+    let known = json(&known)?;
+    let mut released = 0;
+    for &(partition, ours) in partitions {
+        check(c, partition, ours).await?;
+        let done = sqlx::query(
+            "update effect set state = case when request is null then 'planned' else 'ambiguous' end, sender_epoch = null, \
+             updated_at = $5 where handler = $1 and state = 'sending' and partition = $2 and sender_epoch = $3 \
+             and decision_id || '/' || route_id not in (select value from json_each($4))",
+        )
+        .bind(handler)
+        .bind(partition)
+        .bind(ours)
+        .bind(&known)
+        .bind(micros(now))
+        .execute(&mut *c)
+        .await?;
+        released += done.rows_affected();
+    }
+    Ok(released)
 }
 
 /// The row's number, if it is sending under `epoch` and that is still its partition's.

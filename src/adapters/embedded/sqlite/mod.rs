@@ -8,6 +8,7 @@
 
 mod connect;
 mod ledger;
+mod owners;
 mod registry;
 mod snapshots;
 

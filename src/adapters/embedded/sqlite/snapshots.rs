@@ -1,15 +1,17 @@
 //! Snapshots and checkpoints (DESIGN §3).
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
 use sqlx::{QueryBuilder, Row};
 use uuid::Uuid;
 
-use super::SqliteStore;
+use super::{SqliteStore, json};
 use crate::adapters::sql::{Fault, entity_columns, entity_of, fenced, printable};
 use crate::events::record::Partition;
-use crate::ports::snapshot_store::{Checkpoint, Columns, Epoch, Snapshot, SnapshotStore, StoreError};
+use crate::ports::snapshot_store::{Checkpoint, Columns, Entity, Epoch, Snapshot, SnapshotStore, StoreError};
 
 /// Rows of one statement; each has 14 parameters, and the statement is prepared once.
 const CHUNK_ROWS: usize = 128;
@@ -62,6 +64,29 @@ impl SnapshotStore for SqliteStore {
         .fetch(&self.readers)
         .map(|row| row.map_err(Fault::from).and_then(|row| read(&row)).map_err(|f| f.during(LOADING)))
         .boxed()
+    }
+
+    fn load_some<'a>(
+        &'a self,
+        partition: Partition,
+        wanted: &'a [(Arc<str>, Vec<u64>)],
+    ) -> BoxFuture<'a, Result<Vec<Snapshot>, StoreError>> {
+        Box::pin(self.read("reading snapshots of variants", async move |c| {
+            let column = |id: &u64| entity_columns(&Entity::Variant(*id)).1;
+            let pairs: Vec<(&str, i64)> =
+                wanted.iter().flat_map(|(shop, ids)| ids.iter().map(move |id| (&**shop, column(id)))).collect();
+            // The list is walked and the table looked up, not the other way round.
+            let rows = sqlx::query(
+                "select s.shop, s.entity, s.variant_id, s.fact_offset, s.epoch, s.version, s.checksum, s.state \
+                 from json_each($2) w cross join snapshot s on s.partition = $1 and s.shop = w.value ->> 0 and s.entity = 2 \
+                 and s.variant_id = w.value ->> 1",
+            )
+            .bind(partition)
+            .bind(json(&pairs)?)
+            .fetch_all(c)
+            .await?;
+            rows.iter().map(read).collect()
+        }))
     }
 
     fn save<'a>(
@@ -120,7 +145,8 @@ async fn save(
     // Each part of a checkpoint is a bound that stays true when the other one grows, so each keeps its greatest value.
     sqlx::query(
         "update partition_owner set facts_offset = max(ifnull(facts_offset, $2), $2), \
-         decisions_offset = max(ifnull(decisions_offset, $3), $3) where partition = $1",
+         decisions_offset = max(ifnull(decisions_offset, $3), $3), \
+         saved_at = cast(unixepoch('subsec') * 1000000 as integer) where partition = $1",
     )
     .bind(partition)
     .bind(checkpoint.facts)

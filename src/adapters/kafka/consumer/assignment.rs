@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::super::{errors, observer};
+use super::super::{binding, errors, observer};
 use super::{Command, GroupConsumer, Shared};
 use crate::events::record::{Offset, Partition};
 use crate::ports::event_log::LogError;
 
 /// One question; after each the answer is asked for again, unless it is not wanted any more.
 const ASK: Duration = Duration::from_secs(2);
+
+const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) struct Place {
     pub(super) partition: Partition,
@@ -45,9 +47,12 @@ pub(super) fn find(consumer: Weak<GroupConsumer>, shared: Arc<Shared>, round: u6
     let search = move || {
         while !unwanted.load(Ordering::Acquire) {
             let Some(consumer) = consumer.upgrade() else { return };
-            match ask(&consumer, &shared.topic, &partitions) {
+            match ask(&consumer, &shared, &partitions) {
                 Ok(places) => return shared.send(Command::Found { round, places }),
-                Err(error) => shared.send(Command::Fault(error)),
+                Err(error) => {
+                    shared.send(Command::Fault(error));
+                    std::thread::park_timeout(PAUSE);
+                }
             }
         }
     };
@@ -57,10 +62,15 @@ pub(super) fn find(consumer: Weak<GroupConsumer>, shared: Arc<Shared>, round: u6
     Pending { round, list, cancelled }
 }
 
-fn ask(consumer: &GroupConsumer, topic: &str, partitions: &[Partition]) -> Result<Vec<Place>, LogError> {
+fn ask(consumer: &GroupConsumer, shared: &Shared, partitions: &[Partition]) -> Result<Vec<Place>, LogError> {
+    let topic = &shared.topic;
     let during = format!("asking for the committed offsets of {topic}");
-    let committed = observer::stable(|t, left| consumer.committed_offsets(t, left), topic, partitions, Instant::now() + ASK)
+    let found = observer::stable(|t, left| consumer.committed_offsets(t, left), topic, partitions, Instant::now() + ASK)
         .map_err(|reason| errors::unavailable(&during, reason))?;
+    if let Some(store) = &shared.store {
+        binding::check(&found, &shared.group_id, store)?;
+    }
+    let committed = observer::offsets(&found, topic, partitions);
     let mut places = Vec::with_capacity(partitions.len());
     for (partition, committed) in partitions.iter().zip(committed) {
         let first = match committed {

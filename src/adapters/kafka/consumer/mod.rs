@@ -19,8 +19,8 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadat
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList};
 
 use self::context::MemberContext;
-use super::errors;
 use super::settings::KafkaSettings;
+use super::{binding, errors};
 use crate::events::record::{Offset, Partition, Topic};
 use crate::ports::event_log::{Group, GroupHandle, GroupSink, LogError};
 
@@ -46,6 +46,7 @@ pub(super) struct Shared {
     pub(super) group: Group,
     group_id: String,
     topic: String,
+    store: Option<String>,
     inbox: Mutex<Vec<Command>>,
     thread: Mutex<Option<Thread>>,
     membership: Mutex<Membership>,
@@ -100,6 +101,9 @@ impl Shared {
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for (partition, offset) in offsets {
             list.add_partition_offset(&self.topic, *partition, At::Offset(*offset))?;
+            if let (Some(store), Some(mut entry)) = (&self.store, list.find_partition(&self.topic, *partition)) {
+                entry.set_metadata(binding::of(store));
+            }
         }
         Ok(list)
     }
@@ -120,6 +124,7 @@ pub(super) fn join(
         group,
         group_id: settings.group(group),
         topic: settings.topics.of(topic).to_owned(),
+        store: settings.store.clone(),
         inbox: Mutex::default(),
         thread: Mutex::default(),
         membership: Mutex::default(),

@@ -61,7 +61,9 @@ impl AtomicAppender {
 }
 
 fn serve(settings: &Arc<KafkaSettings>, queue: &mpsc::Receiver<Request>) {
-    let id = format!("{}-{}-admin", settings.group_id, settings.node_name);
+    // An id of this process alone: two commands that run at the same time do not fence each other. What a killed one left open
+    // ends at its timeout.
+    let id = format!("{}-{}-admin-{}", settings.group_id, settings.node_name, uuid::Uuid::new_v4().simple());
     let mut open: Option<Transactor> = None;
     while let Ok((records, reply)) = queue.recv() {
         let result = match open.take().map_or_else(|| Transactor::open(settings.clone(), id.clone()), Ok) {

@@ -1,0 +1,10 @@
+-- Where nodes are reached, so that each can send a query to the owner of a partition (partition_owner.node).
+create table node (
+    name         text primary key,
+    -- Null: others cannot reach it.
+    address      text,
+    announced_at integer not null
+) strict;
+
+-- When the checkpoint was last written: how old an answer from snapshots alone may be.
+alter table partition_owner add column saved_at integer;

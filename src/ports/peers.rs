@@ -1,0 +1,58 @@
+//! Asking another node what it alone knows: reads of the partitions that it owns.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use super::queries::{QueryError, Token, VariantFilter, VariantPage};
+use crate::domain::views::{ShopView, VariantView};
+use crate::events::ids::VariantId;
+use crate::events::record::{Partition, Position};
+
+/// Whom to ask, for whom, and for how long.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Base URL, from the store and from nowhere else: the caller's token goes there.
+    pub address: String,
+    /// The caller's; the node asked checks it again.
+    pub token: Token,
+    /// Where to look; the node answers only if it owns all of them.
+    pub partitions: Vec<Partition>,
+    /// For the whole call.
+    pub within: Duration,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PeerError {
+    /// It does not answer, or not as one of us would; somebody else may know.
+    #[error("the node at {address} does not answer: {reason}")]
+    Away { address: String, reason: String },
+    /// It answers, and does not own the partition (any more, or yet).
+    #[error("the node at {0} does not own the partition")]
+    NotOwner(String),
+    /// Its answer.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+}
+
+pub trait Peers: Send + Sync + 'static {
+    fn shops(&self, call: Call) -> BoxFuture<'_, Result<Vec<ShopView>, PeerError>>;
+
+    fn shop<'a>(&'a self, call: Call, shop: &'a str, after: Option<Position>) -> BoxFuture<'a, Result<ShopView, PeerError>>;
+
+    fn variants<'a>(
+        &'a self,
+        call: Call,
+        shop: &'a str,
+        filter: VariantFilter,
+        after: Option<Position>,
+    ) -> BoxFuture<'a, Result<VariantPage, PeerError>>;
+
+    fn variant<'a>(
+        &'a self,
+        call: Call,
+        shop: &'a str,
+        variant: VariantId,
+        after: Option<Position>,
+    ) -> BoxFuture<'a, Result<VariantView, PeerError>>;
+}
