@@ -74,7 +74,7 @@ fn headers(record: &str) -> Vec<(&'static str, Vec<u8>)> {
     vec![("version", decision::VERSION.to_string().into_bytes()), (decision::RECORD_HEADER, record.as_bytes().to_vec())]
 }
 
-pub(super) fn decision_record(partition: Partition, d: &Decision) -> NewRecord {
+pub fn decision_record(partition: Partition, d: &Decision) -> NewRecord {
     NewRecord {
         topic: Topic::Decisions,
         partition: Some(partition),
@@ -85,7 +85,7 @@ pub(super) fn decision_record(partition: Partition, d: &Decision) -> NewRecord {
 }
 
 /// Puts decisions in the order of their facts and numbers those of one fact.
-pub(super) fn number(decisions: &mut [Decision]) {
+pub fn number(decisions: &mut [Decision]) {
     // Stable: those of one variant stay in the order of its rules.
     decisions.sort_by_key(|d| (d.caused_by.offset, d.variant_id));
     let mut last = (-1, 0);
