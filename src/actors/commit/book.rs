@@ -92,7 +92,7 @@ impl Book {
 
     /// The next transaction; none while one is under way, or if there is nothing to write.
     pub fn next_work(&mut self) -> Option<Work> {
-        if self.is_busy || self.pending.is_empty() {
+        if !self.has_work() {
             return None;
         }
         self.is_busy = true;
@@ -129,6 +129,11 @@ impl Book {
                 Err(e)
             }
         }
+    }
+
+    /// Whether there is a transaction to begin.
+    pub fn has_work(&self) -> bool {
+        !self.is_busy && !self.pending.is_empty()
     }
 
     pub fn is_busy(&self) -> bool {

@@ -139,7 +139,7 @@ impl Shard {
             letters::number(&mut decisions);
             let mut records: Vec<_> = decisions.iter().map(|d| letters::decision_record(self.partition, d)).collect();
             for (offset, _, unreadable) in &outcome.unreadable {
-                records.push(self.dead_letter(&batch, *offset, unreadable));
+                records.push(letters::dead_letter(&batch, *offset, unreadable));
             }
             records.extend(self.quarantine_records(&batch));
             self.deps.stats.decided(&decisions);

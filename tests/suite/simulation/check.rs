@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use stockwarden::actors::protocol::{Mode, load};
 use stockwarden::events::decision::Recorded;
 use stockwarden::events::record::{Offset, Partition, RecordBatch, Topic};
+use stockwarden::ports::SnapshotStore as _;
 
-use super::fold::{Bytes, Fold, Mode};
+use super::fold::{Bytes, Fold};
 use super::log::{Log, PARTITIONS};
+use super::store::now;
 use super::world::World;
 use crate::reference::{DecisionOutcome, Record, Reference, VariantKey, VariantOutcome, first_difference};
 
@@ -88,17 +91,18 @@ impl World {
         let owner = self.group.owner.get(&partition).and_then(|n| self.nodes.get(*n)).ok_or("nobody owns a partition")?;
         let life = owner.table.get(&partition).and_then(|a| owner.lives.get(a));
         let life = life.ok_or_else(|| format!("partition {partition} has no shard"))?;
-        if (life.applied, life.committed) != (end, end) {
-            return Err(format!("partition {partition} ends at {end}, applied {} committed {}", life.applied, life.committed));
+        if (life.progress.applied(), life.progress.is_committed()) != (end, true) {
+            return Err(format!("partition {partition} ends at {end}; the shard stands at {:?}", life.progress));
         }
         same(whole, &life.fold.bytes()).map_err(|e| format!("live state (invariant 3): {e}"))
     }
 
     /// So is what the store holds, with the tail.
     fn prove_store(&self, log: &Log, partition: Partition, end: Offset, whole: &Bytes) -> Result<(), String> {
-        let Some(checkpoint) = self.store.checkpoint(partition) else { return Ok(()) };
+        let Some(checkpoint) = now(self.store.checkpoint(partition)).expect("it is there") else { return Ok(()) };
         // Damaged after the last save: found by whoever loads it next.
-        let Ok(start) = Fold::load(partition, &self.store.load(partition), false) else { return Ok(()) };
+        let Ok(loaded) = now(load(&self.store, partition, usize::MAX)).expect("it is there") else { return Ok(()) };
+        let start = Fold::from_loaded(partition, loaded);
         let now = fold(log, partition, checkpoint.facts, end, start)?;
         same(whole, &now.bytes()).map_err(|e| format!("snapshot and tail from {} (invariant 3): {e}", checkpoint.facts))
     }
@@ -106,10 +110,8 @@ impl World {
 
 fn fold(log: &Log, partition: Partition, from: Offset, until: Offset, mut fold: Fold) -> Result<Fold, String> {
     let mut recorded: BTreeMap<Offset, Vec<Recorded>> = BTreeMap::new();
-    // Up to what is stable: a transaction under way concerns later facts.
-    let place = (Topic::Decisions, partition);
-    let decisions = log.read(place, 0, log.last_stable(place), super::log::WHOLE).map_err(|e| e.to_string())?;
-    for record in decisions.iter().flat_map(RecordBatch::iter) {
+    // A transaction under way concerns later facts.
+    for record in log.read_all((Topic::Decisions, partition)).iter() {
         let r = Recorded::read(&record).map_err(|e| e.to_string())?;
         recorded.entry(r.caused_by().unwrap_or(-1)).or_default().push(r);
     }

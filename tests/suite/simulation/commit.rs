@@ -1,10 +1,9 @@
 //! A node's transactions: the actor drives the real [`Book`], its thread goes through a transaction call by call, and any call may
 //! be the last one that comes back (src/actors/commit, src/adapters/kafka/transaction).
 
-use stockwarden::actors::commit::book::{Job, Work};
+use stockwarden::actors::protocol::{DecisionEnds, Forgotten, Told, Work};
 use stockwarden::events::record::{Offset, Partition, Position, Topic};
 use stockwarden::ports::event_log::CommitError;
-use stockwarden::ports::snapshot_store::Epoch;
 
 use super::Broken;
 use super::life::ToShard;
@@ -12,10 +11,10 @@ use super::log::TxnId;
 use super::world::{Outcome, World};
 
 pub enum ToCommit {
-    Admit(Partition, Epoch),
     Processed {
         partition: Partition,
-        epoch: Epoch,
+        /// Which life of the partition says so.
+        attempt: u64,
         next_offset: Offset,
         records: Vec<stockwarden::events::record::NewRecord>,
     },
@@ -41,12 +40,13 @@ pub enum Thread {
         txn: TxnId,
         positions: Vec<Position>,
     },
-    /// The outcome is unknown: a new producer is opened, which ends and fences the old transaction.
+    /// The outcome is unknown: a new producer is opened, which ends and fences the old transaction. If that fails, the old one
+    /// may still end either way.
     Reopen {
         work: Work,
         waits: bool,
     },
-    Ask(Work),
+    Ask(Work, String),
 }
 
 /// A call that was given up by its caller, and still is on its way.
@@ -59,25 +59,19 @@ impl World {
         let node = &mut self.nodes[n];
         let mut flush = false;
         match mail {
-            ToCommit::Admit(partition, epoch) => node.book.admit(partition, epoch),
-            ToCommit::Processed { partition, epoch, next_offset, records } => {
-                flush = !records.is_empty();
-                if broken == Broken::LateBatch {
-                    node.book.admit(partition, epoch);
-                }
-                if !node.book.add(partition, epoch, next_offset, records) {
+            ToCommit::Processed { partition, attempt, next_offset, records } => {
+                if node.table.get(&partition) == Some(&attempt) || broken == Broken::LateBatch {
+                    flush = !records.is_empty();
+                    node.book.add(partition, next_offset, records);
+                } else {
                     self.counts.late_batches += 1;
-                    flush = false;
                 }
             }
             ToCommit::Flush => flush = true,
-            ToCommit::Forget(partition, attempt) => {
-                if node.book.forget(partition) {
-                    attempt.into_iter().for_each(|a| self.forgotten(n, a));
-                } else {
-                    node.waiting.extend(attempt);
-                }
-            }
+            ToCommit::Forget(partition, attempt) => match node.book.forget(partition) {
+                Forgotten::Already => attempt.into_iter().for_each(|a| self.forgotten(n, a)),
+                Forgotten::WhenItEnds => node.waiting.extend(attempt),
+            },
             ToCommit::Done(work, result) => self.done(n, work, result),
         }
         if flush {
@@ -86,19 +80,14 @@ impl World {
     }
 
     pub fn flush(&mut self, n: usize) {
-        if let Some(job) = self.nodes[n].book.next_job() {
-            self.nodes[n].thread = match job {
-                Job::Commit(work) => Thread::Begin(work),
-                Job::FindOut(work) => Thread::Ask(work),
-            };
+        if let Some(work) = self.nodes[n].book.next_work() {
+            self.nodes[n].thread = Thread::Begin(work);
         }
     }
 
     fn done(&mut self, n: usize, work: Work, mut result: Outcome) {
-        match (&result, self.broken) {
-            (Err(CommitError::Unknown(why)), Broken::ResendUnknown) => result = Err(CommitError::Aborted(why.clone())),
-            (Err(CommitError::Aborted(_)), Broken::DropAborted) => result = Ok(Default::default()),
-            _ => {}
+        if self.broken == Broken::DropAborted && matches!(result, Err(CommitError::Aborted(_))) {
+            result = Ok(DecisionEnds::new());
         }
         if matches!(result, Err(CommitError::Aborted(_) | CommitError::Fenced(_))) {
             self.count_abort(n, &work);
@@ -122,8 +111,9 @@ impl World {
     fn count_abort(&mut self, n: usize, work: &Work) {
         for partition in work.offsets.keys() {
             let Some(life) = self.nodes[n].table.get(partition).and_then(|a| self.nodes[n].lives.get(a)) else { continue };
-            self.counts.actor_ahead += u32::from(life.applied > life.committed);
-            self.counts.snapshot_ahead += u32::from(life.collecting.as_ref().is_some_and(|c| c.facts > life.committed));
+            self.counts.actor_ahead += u32::from(!life.progress.is_committed());
+            self.counts.snapshot_ahead +=
+                u32::from(life.collecting.as_ref().is_some_and(|c| !life.progress.covers(&c.checkpoint)));
         }
     }
 
@@ -134,6 +124,16 @@ impl World {
         let epoch = self.nodes[n].producer_epoch;
         let next = match std::mem::take(&mut self.nodes[n].thread) {
             Thread::Idle => Thread::Idle,
+            Thread::Begin(work) if self.nodes[n].needs_producer => {
+                // Opening one waits for what the one before has left.
+                if log.has_open(n) {
+                    self.nodes[n].producer_epoch = log.init(n);
+                } else if log.is_settled(n) {
+                    self.nodes[n].producer_epoch = log.init(n);
+                    self.nodes[n].needs_producer = false;
+                }
+                Thread::Begin(work)
+            }
             // The coordinator refuses a transaction while it still ends the one before (CONCURRENT_TRANSACTIONS).
             Thread::Begin(work) if !log.is_settled(n) => Thread::Begin(work),
             Thread::Begin(work) => {
@@ -145,7 +145,7 @@ impl World {
                 if !is_member {
                     let _ = log.end_txn(txn, false);
                     self.counts.fenced += 1;
-                    self.finish(n, work, Err(CommitError::Fenced("an old generation".into())))
+                    self.told(n, work, Err(CommitError::Fenced("an old generation".into())))
                 } else if log.add_offsets(txn, &work.offsets).is_err() {
                     Thread::Reopen { work, waits: false }
                 } else {
@@ -175,7 +175,7 @@ impl World {
                     0 | 1 => {
                         self.say(|| format!("n{n} t{txn} is aborted"));
                         match log.end_txn(txn, false) {
-                            Ok(()) => self.finish(n, work, Err(CommitError::Aborted("a fault".into()))),
+                            Ok(()) => self.told(n, work, Err(CommitError::Aborted("a fault".into()))),
                             Err(_) => Thread::Reopen { work, waits: false },
                         }
                     }
@@ -191,36 +191,40 @@ impl World {
                     }
                     _ => match log.end_txn(txn, true) {
                         Ok(()) => {
-                            let ends = work.decision_ends(&positions);
                             self.say(|| format!("n{n} t{txn} commits {:?}, {} records", work.offsets, work.records.len()));
-                            self.finish(n, work, Ok(ends))
+                            self.told(n, work, Ok(positions))
                         }
                         Err(_) => Thread::Reopen { work, waits: false },
                     },
                 }
             }
-            Thread::Reopen { work, waits } => {
-                if !waits {
+            Thread::Reopen { work, waits: false } => {
+                if !self.calm && self.rng.one_in(4) {
+                    self.counts.not_reopened += 1;
+                    self.nodes[n].needs_producer = true;
+                    self.told(n, work, Err(CommitError::Unknown("and no new producer".into())))
+                } else {
                     self.nodes[n].producer_epoch = log.init(n);
                     Thread::Reopen { work, waits: true }
-                } else if log.is_settled(n) {
-                    Thread::Ask(work)
-                } else {
-                    Thread::Reopen { work, waits }
                 }
             }
-            Thread::Ask(work) => {
+            Thread::Reopen { work, waits: true } if !log.is_settled(n) => Thread::Reopen { work, waits: true },
+            Thread::Reopen { work, waits: true } => self.told(n, work, Err(CommitError::Unknown("a call did not return".into()))),
+            Thread::Ask(work, why) if self.broken == Broken::ResendUnknown => {
+                self.finish(n, work, Err(CommitError::Aborted(why)))
+            }
+            Thread::Ask(work, why) => {
                 let away = !self.calm && self.rng.one_in(3);
                 let committed: Vec<_> = (0..super::log::PARTITIONS).map(|p| log.stable_committed(p)).collect();
                 if away || committed.contains(&None) {
-                    self.finish(n, work, Err(CommitError::Unknown("the log is away".into())))
+                    Thread::Ask(work, why)
                 } else {
                     let committed: Vec<Option<Offset>> = committed.into_iter().flatten().collect();
-                    if work.landed(&committed) {
-                        self.finish(n, work, Ok(Default::default()))
+                    if work.is_in(&committed) {
+                        self.finish(n, work, Ok(DecisionEnds::new()))
                     } else {
                         self.counts.unknown_aborted += 1;
-                        self.finish(n, work, Err(CommitError::Aborted("it did not land".into())))
+                        self.finish(n, work, Err(CommitError::Aborted(why)))
                     }
                 }
             }
@@ -234,6 +238,14 @@ impl World {
             Thread::Begin(work) => self.finish(n, work, Err(CommitError::Fenced("the partitions are lost".into()))),
             other => other,
         };
+    }
+
+    /// The call to commit has returned.
+    fn told(&mut self, n: usize, work: Work, result: Result<Vec<Position>, CommitError>) -> Thread {
+        match work.told(result) {
+            Told::Known(result) => self.finish(n, work, result),
+            Told::Unknown(why) => Thread::Ask(work, why),
+        }
     }
 
     fn finish(&mut self, n: usize, work: Work, result: Outcome) -> Thread {

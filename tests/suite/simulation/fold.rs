@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use stockwarden::actors::protocol::{Loaded, Mode, number, sealed};
 use stockwarden::domain::rules::{EffectiveRules, RuleSet};
-use stockwarden::domain::shard::{ShardFold, ShardState};
-use stockwarden::domain::shop::{ProductInfo, Shop, ShopState, Work};
-use stockwarden::domain::snapshot::{self, Seal, SnapshotError};
+use stockwarden::domain::shard::ShardFold;
+use stockwarden::domain::shop::{ProductInfo, Shop, Work};
+use stockwarden::domain::snapshot;
 use stockwarden::domain::variant::{Context, Matched, VariantFact, VariantState, decide};
 use stockwarden::events::codec::{self, Subject};
 use stockwarden::events::dead_letter::Unreadable;
@@ -17,12 +18,6 @@ use stockwarden::events::ids::VariantId;
 use stockwarden::events::record::{Offset, Partition, RecordBatch};
 use stockwarden::events::time::Millis;
 use stockwarden::ports::snapshot_store::{Columns, Entity, Epoch, Snapshot};
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    Live,
-    Replay,
-}
 
 struct Rules {
     organisation: Box<str>,
@@ -36,6 +31,8 @@ struct Variant {
     state: VariantState,
     collected: Offset,
     deadline: Option<Millis>,
+    /// Another product names it; the fact that did so follows.
+    has_moved: bool,
     dirty: bool,
 }
 
@@ -73,8 +70,8 @@ pub struct Fold {
 
 impl Variant {
     fn new(id: VariantId, rules: Arc<Rules>, product: Arc<ProductInfo>, state: VariantState) -> Variant {
-        let collected = state.last;
-        let mut v = Variant { rules, product, matched: Matched::default(), state, collected, deadline: None, dirty: false };
+        let (collected, deadline, matched) = (state.last, state.next_deadline(), Matched::default());
+        let mut v = Variant { rules, product, matched, state, collected, deadline, has_moved: false, dirty: false };
         v.rematch(id);
         v
     }
@@ -84,12 +81,18 @@ impl Variant {
     }
 
     fn take(&mut self, shop: &str, partition: Partition, id: VariantId, work: Work, mode: Mode, made: &mut Made) {
-        let sku = self.state.sku.clone();
         if let Work::Product(product, info) = work {
+            self.has_moved |= self.state.product != product && self.state.last >= 0;
             self.state.product = product;
             self.product = info;
             self.rematch(id);
             return;
+        }
+        if let Work::Fact(_, fact) = &work {
+            let sku = self.state.sku_after(fact);
+            if sku != self.state.sku.as_deref() {
+                self.matched = Matched::of(&self.rules.effective, id, sku, &self.product);
+            }
         }
         let ctx = Context {
             organisation: &self.rules.organisation,
@@ -104,6 +107,9 @@ impl Variant {
             Work::Product(..) => {}
             Work::Fact(at, fact) => {
                 let observed = self.state.observe(&ctx, &fact, at);
+                if std::mem::take(&mut self.has_moved) {
+                    self.state.last = self.state.last.max(at.offset);
+                }
                 for fired in observed.fired.iter().filter(|_| mode == Mode::Live) {
                     if let Some(decision) = decide(&self.state, &ctx, fired, at) {
                         self.state.record(&ctx, &decision, at);
@@ -116,9 +122,6 @@ impl Variant {
                     self.state.record(&ctx, decision, at);
                 }
             }
-        }
-        if sku != self.state.sku {
-            self.rematch(id);
         }
     }
 }
@@ -155,40 +158,21 @@ impl Fold {
         Fold { partition, last: -1, ..Fold::default() }
     }
 
-    /// As src/actors/recovery loads it, with the real check of each row.
-    pub fn load(partition: Partition, rows: &[Snapshot], trusting: bool) -> Result<Fold, String> {
-        let mut fold = Fold::new(partition);
-        let mut shard = None;
-        let mut shops: BTreeMap<Arc<str>, (Option<(ShopState, Offset)>, Vec<(VariantId, VariantState)>)> = BTreeMap::new();
-        for row in rows {
-            let bad = |e: SnapshotError| format!("{} {:?}: {e}", row.shop, row.entity);
-            match row.entity {
-                Entity::Shard => shard = Some(decode::<ShardState>(partition, row, trusting).map_err(bad)?),
-                Entity::Shop => {
-                    let state = decode(partition, row, trusting).map_err(bad)?;
-                    shops.entry(row.shop.as_str().into()).or_default().0 = Some((state, row.offset));
-                }
-                Entity::Variant(id) => {
-                    let state = decode(partition, row, trusting).map_err(bad)?;
-                    shops.entry(row.shop.as_str().into()).or_default().1.push((VariantId(id), state));
-                }
-            }
+    pub fn from_loaded(partition: Partition, loaded: Loaded) -> Fold {
+        let mut fold = Fold { shard: loaded.fold, ..Fold::new(partition) };
+        for (name, id, at) in loaded.deadlines {
+            fold.set_deadline(&name, id, Some(at));
         }
-        fold.shard = ShardFold::from_state(shard.ok_or("the shard's own snapshot is missing")?);
-        for (name, (state, variants)) in shops {
-            let Some((state, offset)) = state else { return Err(format!("the shop {name} is missing")) };
-            let theirs = fold.shard.rules(&state.organisation).cloned().map(Arc::new);
-            let mut entry = ShopEntry::new(&name, Shop::from_state(state), offset, theirs);
-            for (id, state) in variants {
-                if let Some(at) = state.next_deadline() {
-                    fold.set_deadline(&name, id, Some(at));
-                }
+        for (name, shop) in loaded.shops {
+            let theirs = fold.shard.rules(&shop.fold.state().organisation).cloned().map(Arc::new);
+            let mut entry = ShopEntry::new(&name, shop.fold, shop.offset, theirs);
+            for (id, state) in shop.variants {
                 let info = entry.fold.product(state.product).map(|p| p.info.clone()).unwrap_or_default();
                 entry.variants.insert(id, Variant::new(id, entry.rules.clone(), info, state));
             }
             fold.shops.insert(name, entry);
         }
-        Ok(fold)
+        fold
     }
 
     pub fn apply(&mut self, batch: &RecordBatch, mut recorded: BTreeMap<Offset, Vec<Recorded>>, mode: Mode) -> Made {
@@ -359,20 +343,29 @@ impl Fold {
         let partition = self.partition;
         let mut found = Vec::new();
         if std::mem::take(&mut self.dirty) {
-            found.push(sealed(partition, "", Entity::Shard, self.last, epoch, snapshot::encode(&self.shard.state())));
+            found.push(sealed(
+                partition,
+                epoch,
+                "",
+                Entity::Shard,
+                self.last,
+                snapshot::encode(&self.shard.state()),
+                Columns::default(),
+            ));
         }
         for (name, entry) in self.shops.iter_mut().filter(|(_, e)| e.dirty) {
             entry.dirty = false;
             if entry.last > entry.collected {
                 entry.collected = entry.last;
-                found.push(sealed(partition, name, Entity::Shop, entry.last, epoch, snapshot::encode(entry.fold.state())));
+                let state = snapshot::encode(entry.fold.state());
+                found.push(sealed(partition, epoch, name, Entity::Shop, entry.last, state, Columns::default()));
             }
             for (id, v) in entry.variants.iter_mut().filter(|(_, v)| v.dirty) {
                 v.dirty = false;
                 if v.state.last != v.collected {
                     v.collected = v.state.last;
-                    let entity = Entity::Variant(id.0);
-                    found.push(sealed(partition, name, entity, v.state.last, epoch, snapshot::encode(&v.state)));
+                    let (entity, state) = (Entity::Variant(id.0), snapshot::encode(&v.state));
+                    found.push(sealed(partition, epoch, name, entity, v.state.last, state, Columns::default()));
                 }
             }
         }
@@ -399,45 +392,4 @@ impl Fold {
     pub fn variants(&self) -> impl Iterator<Item = (&str, VariantId, &VariantState)> {
         self.shops.iter().flat_map(|(name, e)| e.variants.iter().map(move |(id, v)| (&**name, *id, &v.state)))
     }
-}
-
-/// Puts decisions in the order of their facts and numbers those of one fact.
-fn number(decisions: &mut [Decision]) {
-    decisions.sort_by_key(|d| (d.caused_by.offset, d.variant_id));
-    let mut last = (-1, 0);
-    for d in decisions {
-        last = if d.caused_by.offset == last.0 { (last.0, last.1 + 1) } else { (d.caused_by.offset, 0) };
-        d.seq = last.1;
-    }
-}
-
-fn name_of(entity: &Entity) -> String {
-    match entity {
-        Entity::Shard => "shard".to_owned(),
-        Entity::Shop => "shop".to_owned(),
-        Entity::Variant(id) => id.to_string(),
-    }
-}
-
-fn sealed(partition: Partition, shop: &str, entity: Entity, offset: Offset, epoch: Epoch, state: Vec<u8>) -> Snapshot {
-    let name = name_of(&entity);
-    let seal = Seal { partition, shop, entity: &name, offset, epoch, version: snapshot::VERSION };
-    let checksum = seal.checksum(&state);
-    Snapshot {
-        shop: shop.to_owned(),
-        offset,
-        epoch,
-        version: snapshot::VERSION,
-        checksum,
-        state,
-        columns: Columns::default(),
-        entity,
-    }
-}
-
-fn decode<T: serde::de::DeserializeOwned>(partition: Partition, row: &Snapshot, trusting: bool) -> Result<T, SnapshotError> {
-    let name = name_of(&row.entity);
-    let seal = Seal { partition, shop: &row.shop, entity: &name, offset: row.offset, epoch: row.epoch, version: row.version };
-    let checksum = if trusting { seal.checksum(&row.state) } else { row.checksum };
-    snapshot::decode(&seal, checksum, &row.state)
 }

@@ -2,23 +2,23 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use stockwarden::actors::recovery::Decisions;
-use stockwarden::events::dead_letter::{DeadLetter, Origin};
-use stockwarden::events::decision::{self, Decision};
-use stockwarden::events::record::{NewRecord, Offset, Partition, RecordBatch, Topic};
+use stockwarden::actors::protocol::{Decisions, Mode, Progress, dead_letter, decision_record};
+use stockwarden::events::decision;
+use stockwarden::events::record::{NewRecord, Offset, Partition, RecordBatch};
 use stockwarden::ports::snapshot_store::{Checkpoint, Epoch, Snapshot};
 
 use super::Broken;
-use super::fold::{Fold, Made, Mode};
+use super::fold::{Fold, Made};
+use super::log::Reader;
 
-const UNCOMMITTED_BATCHES: usize = 16;
 const QUEUED_BATCHES: usize = 4;
 
 pub enum ToShard {
     Deliver(RecordBatch),
     Committed { next_offset: Offset, decisions: Option<Offset> },
-    Saved,
+    Saved(Epoch),
     Drain,
+    Discard,
 }
 
 /// What a step of a shard asks others for.
@@ -27,11 +27,11 @@ pub enum Effect {
     Flush,
     Save { checkpoint: Checkpoint, snapshots: Vec<Snapshot> },
     Drained,
+    Discarded,
 }
 
 pub struct Collecting {
-    pub facts: Offset,
-    decisions: Offset,
+    pub checkpoint: Checkpoint,
     snapshots: Vec<Snapshot>,
 }
 
@@ -40,10 +40,17 @@ pub struct Tail {
     pub from: Offset,
     pub until: Offset,
     pub decisions_from: Offset,
-    /// The merge and the decisions' high watermark, once it has begun.
-    pub merge: Option<(Decisions, Offset)>,
+    /// None until it has begun.
+    pub merge: Option<Merge>,
     /// Read, and waiting for its decisions.
-    pub held: Option<RecordBatch>,
+    pub held: VecDeque<RecordBatch>,
+}
+
+pub struct Merge {
+    pub facts: Reader,
+    pub decisions: Decisions,
+    /// The decisions' high watermark.
+    pub high: Offset,
 }
 
 pub struct Life {
@@ -55,10 +62,7 @@ pub struct Life {
     pub mail: VecDeque<ToShard>,
     queue: VecDeque<RecordBatch>,
     current: Option<(RecordBatch, Made)>,
-    pub applied: Offset,
-    pub committed: Offset,
-    uncommitted: VecDeque<Offset>,
-    pub decisions: Offset,
+    pub progress: Progress,
     pub want_snapshot: bool,
     pub collecting: Option<Collecting>,
     pub draining: bool,
@@ -73,14 +77,11 @@ impl Life {
             epoch,
             fold,
             mode: Mode::Replay,
-            applied: tail.from,
-            committed: tail.from,
-            decisions: tail.decisions_from,
+            progress: Progress::new(tail.from, tail.decisions_from),
             tail: Some(tail),
             mail: VecDeque::new(),
             queue: VecDeque::new(),
             current: None,
-            uncommitted: VecDeque::new(),
             want_snapshot: false,
             collecting: None,
             draining: false,
@@ -102,15 +103,13 @@ impl Life {
     pub fn replay(&mut self, batch: &RecordBatch, recorded: BTreeMap<Offset, Vec<decision::Recorded>>) {
         let mut made = self.fold.apply(batch, recorded, Mode::Replay);
         self.fold.settle(&mut made);
-        self.applied = batch.next_offset;
+        self.progress.replayed(batch.next_offset);
     }
 
     pub fn go_live(&mut self, committed: Offset, decisions: Offset) -> Vec<Effect> {
         self.tail = None;
         self.mode = Mode::Live;
-        self.applied = committed;
-        self.committed = committed;
-        self.decisions = decisions;
+        self.progress.goes_live(committed, decisions);
         self.want_snapshot = self.fold.is_dirty();
         self.step()
     }
@@ -120,20 +119,22 @@ impl Life {
         match self.mail.pop_front() {
             None => return effects,
             Some(ToShard::Deliver(batch)) => {
-                if self.draining || batch.next_offset <= self.applied {
+                if self.draining || batch.next_offset <= self.progress.applied() {
                     return effects;
                 }
                 self.queue.push_back(batch);
             }
             Some(ToShard::Committed { next_offset, decisions }) => {
-                self.committed = self.committed.max(next_offset);
-                while self.uncommitted.front().is_some_and(|end| *end <= self.committed) {
-                    self.uncommitted.pop_front();
-                }
-                self.decisions = self.decisions.max(decisions.unwrap_or(0));
+                self.progress.committed(next_offset, decisions);
                 effects.extend(self.save_if_committed());
             }
-            Some(ToShard::Saved) => self.collecting = None,
+            Some(ToShard::Saved(epoch)) => {
+                self.collecting.take_if(|_| epoch == self.epoch);
+            }
+            Some(ToShard::Discard) => {
+                effects.push(Effect::Discarded);
+                return effects;
+            }
             Some(ToShard::Drain) => {
                 if self.mode == Mode::Replay {
                     self.stopped = true;
@@ -160,7 +161,7 @@ impl Life {
         if self.draining {
             return self.drain();
         }
-        if self.uncommitted.len() < UNCOMMITTED_BATCHES
+        if self.progress.has_room()
             && let Some(batch) = self.queue.pop_front()
         {
             let made = self.fold.apply(&batch, BTreeMap::new(), Mode::Live);
@@ -174,23 +175,15 @@ impl Life {
         let Some((batch, mut made)) = self.current.take() else { return Vec::new() };
         self.fold.settle(&mut made);
         let mut records: Vec<_> = made.decisions.iter().map(|d| decision_record(self.partition, d)).collect();
-        for (offset, why) in &made.unreadable {
-            let record = batch.iter().find(|r| r.offset == *offset);
-            let origin =
-                Origin { topic: Topic::Facts.default_name().into(), partition: Some(self.partition), offset: Some(*offset) };
-            let bytes = record.and_then(|r| r.value).unwrap_or_default();
-            let key = record.and_then(|r| r.key).map(<[u8]>::to_vec);
-            records.push(DeadLetter::new(origin, None, bytes, why, 0).into_record(key, Some(self.partition)));
-        }
-        self.uncommitted.push_back(batch.next_offset);
-        self.applied = batch.next_offset;
+        records.extend(made.unreadable.iter().map(|(offset, why)| dead_letter(&batch, *offset, why)));
+        self.progress.processed(batch.next_offset);
         let mut effects = vec![Effect::Processed { next_offset: batch.next_offset, records }];
         effects.extend(self.step());
         effects
     }
 
     /// None: not now.
-    fn collect(&mut self) -> Option<Vec<Effect>> {
+    pub fn collect(&mut self) -> Option<Vec<Effect>> {
         if !self.fold.is_dirty() {
             self.want_snapshot = false;
             return None;
@@ -201,7 +194,7 @@ impl Life {
         self.want_snapshot = false;
         let snapshots = self.fold.collect(self.epoch);
         if !snapshots.is_empty() {
-            self.collecting = Some(Collecting { facts: self.applied, decisions: self.decisions, snapshots });
+            self.collecting = Some(Collecting { checkpoint: self.progress.checkpoint(), snapshots });
         }
         let mut effects: Vec<_> = self.save_if_committed().into_iter().collect();
         effects.extend(self.step());
@@ -211,16 +204,15 @@ impl Life {
     fn save_if_committed(&mut self) -> Option<Effect> {
         let c = self.collecting.as_mut()?;
         let early = self.broken == Broken::SnapshotBeforeCommit;
-        if (c.facts > self.committed && !early) || c.snapshots.is_empty() {
+        if !(self.progress.covers(&c.checkpoint) || early) || c.snapshots.is_empty() {
             return None;
         }
-        let checkpoint = Checkpoint { facts: c.facts, decisions: c.decisions };
-        Some(Effect::Save { checkpoint, snapshots: std::mem::take(&mut c.snapshots) })
+        Some(Effect::Save { checkpoint: c.checkpoint, snapshots: std::mem::take(&mut c.snapshots) })
     }
 
     fn drain(&mut self) -> Vec<Effect> {
         self.queue.clear();
-        if self.committed < self.applied && !self.uncommitted.is_empty() {
+        if !self.progress.is_committed() {
             return vec![Effect::Flush];
         }
         if self.collecting.is_some() {
@@ -231,18 +223,5 @@ impl Life {
         }
         self.stopped = true;
         vec![Effect::Drained]
-    }
-}
-
-fn decision_record(partition: Partition, d: &Decision) -> NewRecord {
-    NewRecord {
-        topic: Topic::Decisions,
-        partition: Some(partition),
-        key: d.shop.as_ref().map(|s| s.as_bytes().to_vec()),
-        headers: vec![
-            ("version", decision::VERSION.to_string().into_bytes()),
-            (decision::RECORD_HEADER, decision::RECORD_DECISION.as_bytes().to_vec()),
-        ],
-        value: Some(serde_json::to_vec(d).expect("a decision is plain data")),
     }
 }

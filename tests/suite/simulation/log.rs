@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use stockwarden::events::ids::CLOCK_KEY;
 use stockwarden::events::record::{NewRecord, Offset, Partition, Position, RecordBatch, Topic};
 use stockwarden::ports::LogError;
 use stockwarden::ports::event_log::PartitionReader;
@@ -15,8 +14,6 @@ use stockwarden::ports::event_log::PartitionReader;
 use super::rng::Rng;
 
 pub const PARTITIONS: Partition = 2;
-/// For a reader that wants all.
-pub const WHOLE: usize = usize::MAX >> 1;
 pub type TxnId = usize;
 pub type Place = (Topic, Partition);
 
@@ -61,8 +58,6 @@ pub struct Log {
     /// Whether the group's offset ever went back; DESIGN §7.5.
     pub went_back: Option<String>,
     pub now: i64,
-    /// Batches go on over ticks (see [`super::Broken::TickInBatch`]).
-    pub over_ticks: bool,
 }
 
 impl Log {
@@ -92,6 +87,10 @@ impl Log {
         let epoch = self.producers.entry(producer).or_default();
         *epoch += 1;
         *epoch
+    }
+
+    pub fn has_open(&self, producer: usize) -> bool {
+        self.txns.iter().any(|t| t.producer == producer && t.state == State::Open)
     }
 
     pub fn is_settled(&self, producer: usize) -> bool {
@@ -207,31 +206,33 @@ impl Log {
         if from >= until {
             return Ok(None);
         }
-        let mut end = until.min(self.last_stable(place)).min(from.saturating_add(most as Offset));
+        let end = until.min(self.last_stable(place)).min(from.saturating_add(most as Offset));
         if from >= end {
             return Err(LogError::Unavailable { during: "reading".into(), reason: "not stable yet".into() });
         }
         let mut batch = RecordBatch::new(place.1, from);
         for (stored, offset) in self.places[&place][from as usize..end as usize].iter().zip(from..) {
-            let is_tick = stored.record.as_ref().is_some_and(|r| r.key.as_deref() == Some(CLOCK_KEY));
-            if is_tick && offset > from && !self.over_ticks && most < WHOLE {
-                // A tick has to meet the deadlines that the facts before it have set.
-                end = offset;
-                break;
-            }
-            if let Some(record) = stored.record.as_ref().filter(|_| self.is_visible(stored)) {
-                let headers = record.headers.iter().map(|(n, v)| (*n, v.as_slice()));
-                batch.push(offset, stored.time, record.key.as_deref(), record.value.as_deref(), headers);
-            }
+            self.push(&mut batch, stored, offset);
         }
         batch.next_offset = end;
         Ok(Some(batch))
     }
 
-    /// Everything that is committed, as one batch.
+    /// Everything that is committed, marked or not, as one batch: what a reader will have got in the end.
     pub fn read_all(&self, place: Place) -> RecordBatch {
-        let read = self.read(place, 0, self.end(place), WHOLE);
-        read.ok().flatten().unwrap_or_else(|| RecordBatch::new(place.1, 0))
+        let mut batch = RecordBatch::new(place.1, 0);
+        for (stored, offset) in self.places.get(&place).map(Vec::as_slice).unwrap_or_default().iter().zip(0..) {
+            self.push(&mut batch, stored, offset);
+        }
+        batch.next_offset = self.end(place);
+        batch
+    }
+
+    fn push(&self, batch: &mut RecordBatch, stored: &Stored, offset: Offset) {
+        if let Some(record) = stored.record.as_ref().filter(|_| self.is_visible(stored)) {
+            let headers = record.headers.iter().map(|(n, v)| (*n, v.as_slice()));
+            batch.push(offset, stored.time, record.key.as_deref(), record.value.as_deref(), headers);
+        }
     }
 
     /// The group's stable committed offset; none yet while a transaction with an offset of it is undecided or unmarked.

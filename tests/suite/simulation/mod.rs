@@ -1,18 +1,20 @@
 //! Seeded simulation of the core with its ownership and commit protocol (issue 4, point 10; DESIGN §3, §7).
 //!
 //! A seed decides everything: three nodes over a log with transactions and a consumer group, a snapshot store, and the faults that
-//! they meet. One thread, no clock, no randomness but the seed's, so a seed that fails does so again:
-//! `STOCKWARDEN_SIMULATION_SEED=N ./test simulation` replays it and prints its steps.
+//! they meet. One thread, no clock, no randomness but the seed's, so a seed that fails does so again: `SEED=N ./test every_seed`
+//! replays it and prints its steps. Without a seed, the first 1,000 are run; by `./test full`, 100,000.
 //!
-//! Real code that is driven: the domain (shard, shop, variant, snapshots), the codec, the commit's [book], recovery's check and its
-//! merge of recorded decisions. Mirrored, because it sits in actors: a batch's way through shop and variant (`fold`), the shard's
-//! book-keeping of offsets (`life`), supervision and the steps of recovery and saving (`node`), the calls of a transaction
-//! (`commit`). Whoever changes src/actors/{shard,shop,variant,supervisor,snapshotter} changes these as well. Not simulated:
-//! quarantine (a panic is no matter of the protocol), mailbox bounds, queries, the dispatcher.
+//! Real code that is driven: the domain, the codec, and [protocol]: the commit's book, a shard's progress, the cut before ticks,
+//! recovery's check, its reading of snapshots and its merge of recorded decisions, the records that a shard writes. Mirrored,
+//! because it is spread over actors: a batch's way through shop and variant (`fold`), the order in which a shard takes things up
+//! (`life`), supervision and the steps of recovery and saving (`node`), the calls of a transaction (`commit`). Whoever changes
+//! src/actors/{shard,shop,variant,supervisor,snapshotter} changes these as well. Modelled: log, group and store by their
+//! contracts. Not simulated: quarantine (a panic is no matter of the protocol), passivation (but for the snapshots that it takes
+//! in a recovery), mailbox bounds, queries, the dispatcher.
 //!
 //! [`Broken`] names ways to break the protocol; a test shows that each is caught.
 //!
-//! [book]: stockwarden::actors::commit::book
+//! [protocol]: stockwarden::actors::protocol
 
 mod check;
 mod commit;
@@ -119,8 +121,8 @@ fn run_all(seeds: u64, broken: Broken) -> (Counts, u64, Option<String>) {
 
 #[test]
 fn every_seed_keeps_the_promises_of_the_log() {
-    if let Ok(seed) = std::env::var("STOCKWARDEN_SIMULATION_SEED") {
-        let seed = seed.parse().expect("STOCKWARDEN_SIMULATION_SEED is a number");
+    if let Ok(seed) = std::env::var("SEED") {
+        let seed = seed.parse().expect("SEED is a number");
         println!("{:?}", run(seed, Broken::Nowhere, true).unwrap_or_else(|why| panic!("{why}")));
         return;
     }
@@ -129,9 +131,7 @@ fn every_seed_keeps_the_promises_of_the_log() {
     println!("{seeds} seeds: {counts:?}");
     if let Some(why) = first {
         let seed: String = why.chars().skip(5).take_while(char::is_ascii_digit).collect();
-        panic!(
-            "{failed} of {seeds} seeds failed; {why}\nreplay it with its steps: STOCKWARDEN_SIMULATION_SEED={seed} ./test every_seed"
-        );
+        panic!("{failed} of {seeds} seeds failed; {why}\nreplay it with its steps: SEED={seed} ./test every_seed");
     }
     // The cases of issue 4 that matter most, and the faults, do occur.
     for (what, count) in counts.named() {

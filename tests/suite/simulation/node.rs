@@ -1,28 +1,34 @@
 //! A node: supervision, recovery and saving, as src/actors/{supervisor,recovery,snapshotter} do it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
-use stockwarden::actors::commit::book::Book;
-use stockwarden::actors::recovery::{self, Decisions};
-use stockwarden::events::record::{Offset, Partition, Topic};
-use stockwarden::ports::LogError;
+use stockwarden::actors::protocol::{Book, Decisions, Mode, check, cut, load};
+use stockwarden::events::record::{Offset, Partition, RecordBatch, Topic};
+use stockwarden::ports::event_log::PartitionReader as _;
 use stockwarden::ports::snapshot_store::{Checkpoint, Epoch, Snapshot};
+use stockwarden::ports::{LogError, SnapshotStore as _};
 
 use super::Broken;
 use super::commit::{Thread, ToCommit};
-use super::fold::{Fold, Mode};
-use super::life::{Effect, Life, Tail, ToShard};
+use super::fold::Fold;
+use super::life::{Effect, Life, Merge, Tail, ToShard};
 use super::log::Reader;
+use super::store::now;
 use super::world::World;
 
 #[derive(Default)]
 pub struct Node {
     pub alive: bool,
+    /// Which of its processes this is.
+    pub life: u64,
     /// Steps that it stands still for.
     pub frozen: usize,
     /// What it believes.
     pub generation: u32,
     pub producer_epoch: u32,
+    /// The last one is of no use any more, and no other could be opened.
+    pub needs_producer: bool,
     pub owned: BTreeMap<Partition, u64>,
     pub table: BTreeMap<Partition, u64>,
     pub lives: BTreeMap<u64, Life>,
@@ -56,12 +62,23 @@ enum Stage {
 /// A save on its way to the store; whoever sent it may be gone.
 pub struct Saving {
     pub node: usize,
-    pub attempt: u64,
+    /// The process that sent it.
+    pub sender: u64,
     pub partition: Partition,
     pub epoch: Epoch,
     pub checkpoint: Checkpoint,
     pub snapshots: Vec<Snapshot>,
     pub heard: bool,
+}
+
+impl Node {
+    /// Takes it from those who look for it, and ends it.
+    fn discard(&mut self, partition: Partition) {
+        self.positions.remove(&partition);
+        if let Some(life) = self.table.remove(&partition).and_then(|attempt| self.lives.get_mut(&attempt)) {
+            life.mail.push_back(ToShard::Discard);
+        }
+    }
 }
 
 impl World {
@@ -83,8 +100,7 @@ impl World {
     pub fn drop_shard(&mut self, n: usize, partition: Partition) {
         let node = &mut self.nodes[n];
         node.owned.remove(&partition);
-        node.table.remove(&partition);
-        node.positions.remove(&partition);
+        node.discard(partition);
         node.commit_mail.push_back(ToCommit::Forget(partition, None));
     }
 
@@ -99,17 +115,17 @@ impl World {
             Stage::Forget => {}
             _ if self.store_away && !matches!(r.stage, Stage::Committed(_)) => {}
             Stage::Epoch => {
-                r.epoch = self.store.acquire_epoch(partition);
+                r.epoch = now(self.store.acquire_epoch(partition, "n")).expect("it is there");
                 r.stage = Stage::Checkpoint;
             }
-            Stage::Checkpoint => r.stage = Stage::Committed(self.store.checkpoint(partition)),
+            Stage::Checkpoint => r.stage = Stage::Committed(now(self.store.checkpoint(partition)).expect("it is there")),
             Stage::Committed(checkpoint) => {
                 let stable = match self.broken {
                     Broken::UnstableOffsets => Some(log.committed(partition)),
                     _ => log.stable_committed(partition),
                 };
                 if let Some(committed) = stable {
-                    if let Err(e) = recovery::check(partition, checkpoint, committed, 0) {
+                    if let Err(e) = check(partition, checkpoint, committed, 0) {
                         self.fail(format!("n{n} refuses partition {partition}: {e}"));
                         return;
                     }
@@ -118,9 +134,8 @@ impl World {
             }
             Stage::Load(None, committed) => found = Some((Fold::new(partition), None, committed)),
             Stage::Load(Some(checkpoint), committed) => {
-                let trusting = self.broken == Broken::TrustSnapshots;
-                match Fold::load(partition, &self.store.load(partition), trusting) {
-                    Ok(fold) => found = Some((fold, Some(checkpoint), committed)),
+                match now(load(&self.store, partition, usize::MAX)).expect("it is there") {
+                    Ok(loaded) => found = Some((Fold::from_loaded(partition, loaded), Some(checkpoint), committed)),
                     Err(why) => {
                         self.counts.discarded += 1;
                         self.say(|| format!("n{n} discards the snapshots of {partition}: {why}"));
@@ -129,14 +144,23 @@ impl World {
                 }
             }
             Stage::Clear(committed) => {
-                if self.store.epoch(partition) == r.epoch || self.broken == Broken::UnfencedClear {
-                    self.store.clear(partition);
-                    found = Some((Fold::new(partition), None, committed));
-                } else {
+                let newest = self.store.epoch(partition);
+                if let Err(e) = now(self.store.clear(partition, r.epoch)) {
                     drop(log);
-                    self.fenced(n, partition);
+                    self.counts.refused_clears += 1;
+                    self.say(|| format!("n{n} removes nothing: {e}"));
+                    // As any fault of the store: again, as long as the partition is ours.
+                    if self.nodes[n].owned.get(&partition) == Some(&attempt) {
+                        self.begin(n, partition);
+                    }
                     return;
                 }
+                if r.epoch != newest {
+                    drop(log);
+                    self.fail(format!("epoch {} cleared the store under epoch {newest} (DESIGN §7.5)", r.epoch));
+                    return;
+                }
+                found = Some((Fold::new(partition), None, committed));
             }
         }
         drop(log);
@@ -148,9 +172,8 @@ impl World {
             return;
         }
         let (from, decisions_from) = checkpoint.map_or((0, 0), |c| (c.facts, c.decisions));
-        let tail = Tail { from, until: committed.unwrap_or(0), decisions_from, merge: None, held: None };
+        let tail = Tail { from, until: committed.unwrap_or(0), decisions_from, merge: None, held: VecDeque::new() };
         let node = &mut self.nodes[n];
-        node.commit_mail.push_back(ToCommit::Admit(partition, r.epoch));
         node.lives.insert(attempt, Life::new(partition, r.epoch, fold, tail, self.broken));
         node.table.insert(partition, attempt);
         self.say(|| format!("n{n} recovers {partition} as epoch {} from {from} to {committed:?}", r.epoch));
@@ -162,39 +185,37 @@ impl World {
         let most = 1 + self.rng.below(12);
         let shared = self.log.clone();
         let Some(life) = self.nodes[n].lives.get_mut(&attempt) else { return };
-        let (partition, applied) = (life.partition, life.applied);
+        let partition = life.partition;
         let Some(tail) = &mut life.tail else { return };
-        let place = (Topic::Decisions, partition);
-        let Some((merge, high)) = &mut tail.merge else {
+        let Some(merge) = &mut tail.merge else {
+            let (facts, decisions) = ((Topic::Facts, partition), (Topic::Decisions, partition));
             let log = shared.lock().expect("one thread");
-            let high = if broken == Broken::MergeToStable { log.last_stable(place) } else { log.end(place) };
+            let high = if broken == Broken::MergeToStable { log.last_stable(decisions) } else { log.end(decisions) };
             self.counts.offset_first += u32::from(log.shows_offset_first(partition));
-            let reader = Reader { log: shared.clone(), place, position: tail.decisions_from.min(high), most };
-            tail.merge = Some((Decisions::new(Box::new(reader), high), high));
+            let reader = |place, position| Reader { log: shared.clone(), place, position, most };
+            let merged = Decisions::new(Box::new(reader(decisions, tail.decisions_from)), high);
+            tail.merge = Some(Merge { facts: reader(facts, tail.from), decisions: merged, high });
             return;
         };
-        let (until, high) = (tail.until, *high);
-        let batch = match tail.held.take() {
-            Some(batch) => batch,
-            None => {
-                let read = shared.lock().expect("one thread").read((Topic::Facts, partition), applied, until, most);
-                match read {
-                    Ok(Some(batch)) => batch,
-                    Ok(None) => return self.go_live(n, attempt, until, high),
-                    Err(_) => return,
+        let Some(batch) = tail.held.pop_front() else {
+            match merge.facts.next(tail.until, Duration::ZERO) {
+                Ok(Some(batch)) if batch.is_empty() => {}
+                Ok(Some(batch)) => tail.held.extend(pieces(batch, broken)),
+                Ok(None) => {
+                    let (until, high) = (tail.until, merge.high);
+                    self.go_live(n, attempt, until, high);
                 }
+                Err(_) => {}
             }
+            return;
         };
-        let first = batch.first_offset().unwrap_or(batch.next_offset);
-        let recorded = match merge.caused_before(batch.next_offset, first) {
+        let recorded = match merge.decisions.caused_before(batch.next_offset, batch.first_offset().unwrap_or(0)) {
             _ if broken == Broken::SkipMerge => BTreeMap::new(),
             Ok(recorded) => recorded,
-            Err(LogError::Unavailable { .. }) => {
-                tail.held = Some(batch);
-                return;
-            }
+            Err(LogError::Unavailable { .. }) => return tail.held.push_front(batch),
             Err(e) => return self.fail(e.to_string()),
         };
+        life.progress.replays(merge.decisions.begin());
         life.replay(&batch, recorded);
     }
 
@@ -229,13 +250,15 @@ impl World {
             let (partition, epoch) = (life.partition, life.epoch);
             match effect {
                 Effect::Processed { next_offset, records } => {
-                    let mail = ToCommit::Processed { partition, epoch, next_offset, records };
+                    let mail = ToCommit::Processed { partition, attempt, next_offset, records };
                     self.nodes[n].commit_mail.push_back(mail);
                 }
                 Effect::Flush => self.nodes[n].commit_mail.push_back(ToCommit::Flush),
                 Effect::Save { checkpoint, snapshots } => {
-                    self.saves.push(Saving { node: n, attempt, partition, epoch, checkpoint, snapshots, heard: true });
+                    let sender = self.nodes[n].life;
+                    self.saves.push(Saving { node: n, sender, partition, epoch, checkpoint, snapshots, heard: true });
                 }
+                Effect::Discarded => drop(self.nodes[n].lives.remove(&attempt)),
                 Effect::Drained => {
                     if self.nodes[n].table.get(&partition) == Some(&attempt) {
                         self.counts.drained += 1;
@@ -255,7 +278,7 @@ impl World {
         let partition = s.partition;
         let decided = self.log.lock().expect("one thread").decided(partition);
         let newest = self.store.epoch(partition);
-        let result = self.store.save(partition, s.epoch, s.checkpoint, &s.snapshots);
+        let result = now(self.store.save(partition, s.epoch, s.checkpoint, &s.snapshots));
         if result.is_ok() {
             self.counts.saves += 1;
             if s.checkpoint.facts > decided || s.snapshots.iter().any(|row| row.offset >= decided) {
@@ -272,11 +295,11 @@ impl World {
         }
         let node = &mut self.nodes[s.node];
         // The process that sent it may be gone, or may have given up waiting for it.
-        if !s.heard || !node.lives.contains_key(&s.attempt) {
+        if !s.heard || !node.alive || node.life != s.sender {
             return;
         }
         match result {
-            Ok(()) => self.mail_to(s.node, partition, ToShard::Saved),
+            Ok(()) => self.mail_to(s.node, partition, ToShard::Saved(s.epoch)),
             Err(_) => self.fenced(s.node, partition),
         }
     }
@@ -284,8 +307,7 @@ impl World {
     /// The store knows a newer owner: discard, and take a newer epoch if the partition is still ours.
     fn fenced(&mut self, n: usize, partition: Partition) {
         if self.nodes[n].owned.contains_key(&partition) && !self.nodes[n].revoking.contains(&partition) {
-            self.nodes[n].table.remove(&partition);
-            self.nodes[n].positions.remove(&partition);
+            self.nodes[n].discard(partition);
             self.begin(n, partition);
         }
     }
@@ -299,8 +321,13 @@ impl World {
         let log = self.log.lock().expect("one thread");
         let place = (Topic::Facts, partition);
         if let Ok(Some(batch)) = log.read(place, position, log.end(place), most) {
-            node.positions.insert(partition, batch.next_offset);
-            life.mail.push_back(ToShard::Deliver(batch));
+            for piece in pieces(batch, self.broken) {
+                // What finds no room is given back, and offered again.
+                if life.has_room() {
+                    node.positions.insert(partition, piece.next_offset);
+                    life.mail.push_back(ToShard::Deliver(piece));
+                }
+            }
         }
     }
 
@@ -324,4 +351,15 @@ impl World {
             self.say(|| format!("n{n} has given up {partition}"));
         }
     }
+}
+
+fn pieces(mut batch: RecordBatch, broken: Broken) -> Vec<RecordBatch> {
+    let mut pieces = Vec::new();
+    while broken != Broken::TickInBatch
+        && let Some(rest) = cut(&mut batch)
+    {
+        pieces.push(std::mem::replace(&mut batch, rest));
+    }
+    pieces.push(batch);
+    pieces
 }

@@ -1,14 +1,13 @@
 //! The world and its steps. Each step is one message, one call or one fault; the seed chooses which comes next.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use stockwarden::events::record::{Offset, Partition, Topic};
+use stockwarden::actors::protocol::{DecisionEnds, Mode};
+use stockwarden::events::record::{NewRecord, Partition, Topic};
 use stockwarden::ports::event_log::CommitError;
 
 use super::Broken;
 use super::commit::{LateEnd, Thread};
-use super::fold::Mode;
 use super::group::Group;
 use super::log::{Log, PARTITIONS, SharedLog, State};
 use super::node::{Node, Saving};
@@ -21,7 +20,7 @@ pub const NODES: usize = 3;
 const FACTS: usize = 70;
 const MOST_STEPS: usize = 60_000;
 
-pub type Outcome = Result<BTreeMap<Partition, Offset>, CommitError>;
+pub type Outcome = Result<DecisionEnds, CommitError>;
 
 macro_rules! counts {
     ($($name:ident = $what:literal),+ $(,)?) => {
@@ -57,6 +56,9 @@ counts! {
     unknown_aborted = "unknown, and aborted",
     saves = "a save",
     refused_saves = "a save of a former owner",
+    refused_clears = "snapshots that a former owner would have removed",
+    saves_in_recovery = "a snapshot in the midst of a recovery",
+    not_reopened = "an unknown outcome, and no new producer to be had",
     damaged = "a damaged snapshot",
     discarded = "snapshots discarded",
     timed_out = "a transaction that the broker ended",
@@ -95,6 +97,7 @@ enum Action {
     Settle(usize, u64),
     Replay(usize, u64),
     Snapshot(usize, u64),
+    Room(usize, u64),
     Recover(usize, u64),
     Fetch(usize, Partition),
     Learn(usize),
@@ -106,7 +109,7 @@ impl World {
         World {
             broken,
             rng: Rng::new(seed),
-            log: Arc::new(Mutex::new(Log { over_ticks: broken == Broken::TickInBatch, ..Log::default() })),
+            log: Arc::new(Mutex::new(Log::default())),
             store: Store::new(broken),
             store_away: false,
             group: Group::default(),
@@ -170,7 +173,9 @@ impl World {
     }
 
     fn actions(&self) -> Vec<Action> {
-        use Action::{CommitMail, Fetch, Flush, Learn, Mark, Produce, Recover, Replay, Save, Settle, ShardMail, Snapshot, Start};
+        use Action::{
+            CommitMail, Fetch, Flush, Learn, Mark, Produce, Recover, Replay, Room, Save, Settle, ShardMail, Snapshot, Start,
+        };
         let log = self.log.lock().expect("one thread");
         let mut all = Vec::new();
         all.extend((self.workload.left > 0).then_some(Produce));
@@ -191,9 +196,12 @@ impl World {
             all.extend((!self.group.knows(n, node.generation)).then_some(Learn(n)));
             all.extend(node.recoveries.keys().map(|a| Recover(n, *a)));
             for (attempt, life) in &node.lives {
-                all.extend((!life.mail.is_empty() && !life.has_current()).then_some(ShardMail(n, *attempt)));
+                all.extend((!life.mail.is_empty()).then_some(ShardMail(n, *attempt)));
                 all.extend(life.has_current().then_some(Settle(n, *attempt)));
                 all.extend(life.tail.is_some().then_some(Replay(n, *attempt)));
+                // Room is made for a tail with more variants than fit.
+                let is_early = !self.calm && life.tail.is_some() && life.collecting.is_none() && life.fold.is_dirty();
+                all.extend((is_early && !life.stopped).then_some(Room(n, *attempt)));
                 // In calm no snapshots are taken: what is proven then is the tail as well.
                 all.extend((!self.calm && life.mode == Mode::Live && life.fold.is_dirty()).then_some(Snapshot(n, *attempt)));
             }
@@ -231,6 +239,10 @@ impl World {
                 life.want_snapshot = true;
                 life.step()
             }),
+            Action::Room(n, a) => {
+                self.counts.saves_in_recovery += 1;
+                self.shard(n, a, |life| life.collect().unwrap_or_default());
+            }
             Action::Replay(n, a) => self.replay(n, a),
             Action::Recover(n, a) => self.recover(n, a),
             Action::Fetch(n, p) => self.fetch(n, p),
@@ -251,12 +263,13 @@ impl World {
         self.log.lock().expect("one thread").now = self.workload.now;
         match facts {
             Facts::One(partition, record) => {
+                let said = text(&record);
                 let offset = self.log.lock().expect("one thread").append(partition, record);
-                self.say(|| format!("fact {partition}:{offset}"));
+                self.say(|| format!("fact {partition}:{offset} {said}"));
             }
             Facts::Everywhere(record) => {
                 self.append_everywhere(&record);
-                self.say(|| "rules everywhere".to_owned());
+                self.say(|| format!("everywhere {}", text(&record)));
             }
         }
     }
@@ -338,7 +351,8 @@ impl World {
             self.group.expel(n, &mut self.rng);
         }
         let producer_epoch = self.log.lock().expect("one thread").init(n);
-        self.nodes[n] = Node { alive: true, producer_epoch, ..Node::default() };
+        self.attempts += 1;
+        self.nodes[n] = Node { alive: true, life: self.attempts, producer_epoch, ..Node::default() };
     }
 
     /// The node hears from the group.
@@ -369,4 +383,9 @@ impl World {
         let all_decided = (0..PARTITIONS).all(|p| log.decided(p) == log.end((Topic::Facts, p)));
         all_decided && self.nodes.iter().all(|n| n.alive && n.recoveries.is_empty())
     }
+}
+
+fn text(record: &NewRecord) -> String {
+    let of = |bytes: &Option<Vec<u8>>| String::from_utf8_lossy(bytes.as_deref().unwrap_or_default()).into_owned();
+    format!("{} {}", of(&record.key), of(&record.value))
 }
