@@ -16,7 +16,7 @@ use crate::events::time::Millis;
 /// Cuts a batch before its next tick, and gives the part from there on. A tick wakes those whose deadlines have passed, and a
 /// deadline that a fact sets is known when the fact's batch is settled: so nothing but the end of a batch may stand before a
 /// tick, or state would depend on how facts were batched (DESIGN §7.3).
-pub fn cut(batch: &mut RecordBatch) -> Option<RecordBatch> {
+pub fn cut_before_tick(batch: &mut RecordBatch) -> Option<RecordBatch> {
     let tick = 1 + batch.iter().skip(1).position(|r| r.key == Some(CLOCK_KEY))?;
     Some(batch.split_off(tick))
 }

@@ -9,11 +9,10 @@ use super::shard::{ListShops, Locate};
 use super::shop::{GetShop, GetVariant, ListVariants};
 use super::stats::EngineStats;
 use super::table::{Phase, ShardRef, ShardTable};
-use crate::domain::views::{ShopView, VariantView};
-use crate::events::ids::VariantId;
+use crate::domain::views::ShopView;
 use crate::events::record::{Partition, Position, partition_of};
 use crate::ports::Queries;
-use crate::ports::queries::{QueryError, VariantFilter, VariantPage};
+use crate::ports::queries::{Answer, QueryError, Question};
 
 pub struct EngineQueries {
     pub table: Arc<ShardTable>,
@@ -69,56 +68,6 @@ impl EngineQueries {
         check(after, self.partitions)?;
         let shard = self.live(after.partition, wait).await?;
         applied(&shard, after, wait).await
-    }
-
-    /// Where the shop lives: the partition of its key, or the one that a foreign producer chose otherwise.
-    async fn find(&self, shop: &str, question: Question, after: Option<Position>, wait: Duration) -> Result<Answer, QueryError> {
-        self.wait_for(after, wait).await?;
-        for partition in candidates(shop, self.partitions) {
-            let shard = self.live(partition, wait).await?;
-            if let Some(answer) = ask(&shard, shop, &question).await? {
-                return Ok(answer);
-            }
-        }
-        Err(QueryError::NoShop(shop.to_owned()))
-    }
-}
-
-/// What is asked of a shop.
-#[derive(Debug, Clone)]
-pub(super) enum Question {
-    Shop,
-    Variants(VariantFilter),
-    Variant(VariantId),
-}
-
-#[derive(Debug)]
-pub(super) enum Answer {
-    Shop(ShopView),
-    Variants(VariantPage),
-    Variant(Box<VariantView>),
-}
-
-impl Answer {
-    pub(super) fn shop(self) -> ShopView {
-        match self {
-            Answer::Shop(view) => view,
-            _ => unreachable!("the answer is of the question's kind"),
-        }
-    }
-
-    pub(super) fn variants(self) -> VariantPage {
-        match self {
-            Answer::Variants(page) => page,
-            _ => unreachable!("the answer is of the question's kind"),
-        }
-    }
-
-    pub(super) fn variant(self) -> VariantView {
-        match self {
-            Answer::Variant(view) => *view,
-            _ => unreachable!("the answer is of the question's kind"),
-        }
     }
 }
 
@@ -198,28 +147,24 @@ impl Queries for EngineQueries {
         })
     }
 
-    fn shop<'a>(&'a self, shop: &'a str, after: Option<Position>, wait: Duration) -> BoxFuture<'a, Result<ShopView, QueryError>> {
-        Box::pin(async move { Ok(self.find(shop, Question::Shop, after, wait).await?.shop()) })
-    }
-
-    fn variants<'a>(
+    /// Where the shop lives: in the partition of its key, or the one that a foreign producer chose otherwise.
+    fn find<'a>(
         &'a self,
         shop: &'a str,
-        filter: VariantFilter,
+        question: Question,
         after: Option<Position>,
         wait: Duration,
-    ) -> BoxFuture<'a, Result<VariantPage, QueryError>> {
-        Box::pin(async move { Ok(self.find(shop, Question::Variants(filter), after, wait).await?.variants()) })
-    }
-
-    fn variant<'a>(
-        &'a self,
-        shop: &'a str,
-        variant: VariantId,
-        after: Option<Position>,
-        wait: Duration,
-    ) -> BoxFuture<'a, Result<VariantView, QueryError>> {
-        Box::pin(async move { Ok(self.find(shop, Question::Variant(variant), after, wait).await?.variant()) })
+    ) -> BoxFuture<'a, Result<Answer, QueryError>> {
+        Box::pin(async move {
+            self.wait_for(after, wait).await?;
+            for partition in candidates(shop, self.partitions) {
+                let shard = self.live(partition, wait).await?;
+                if let Some(answer) = ask(&shard, shop, &question).await? {
+                    return Ok(answer);
+                }
+            }
+            Err(QueryError::NoShop(shop.to_owned()))
+        })
     }
 
     fn readiness(&self) -> Vec<(&'static str, Option<String>)> {

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc;
 
-use super::batch::{Death, cut};
+use super::batch::{Death, cut_before_tick};
 use super::collect::entity_name;
 use super::residency::{Bound, Stored};
 use super::shop::RecoveredShop;
@@ -306,7 +306,7 @@ impl Tail<'_> {
             }
             let mut rest = Some(batch);
             while let Some(mut batch) = rest {
-                rest = cut(&mut batch);
+                rest = cut_before_tick(&mut batch);
                 let first = batch.first_offset().unwrap_or(0);
                 // Decisions read before a fault wait in it, so the call can be made again.
                 let recorded = self.patiently(|| decisions.caused_before(batch.next_offset, first))?;

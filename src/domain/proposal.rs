@@ -124,10 +124,12 @@ impl Proposal {
     pub fn apply(&mut self, m: &ProposalMoved) -> Moved {
         match m.moved {
             Move::Acknowledge => self.advance(State::Acknowledged),
+            // Attributes; no state.
+            Move::Assign | Move::Snooze => Moved::Already,
             Move::Ordered => {
                 let moved = self.advance(State::Ordered);
-                if moved == Moved::Done && m.quantity.is_some() {
-                    self.quantity = m.quantity;
+                if moved == Moved::Done && m.details.quantity.is_some() {
+                    self.quantity = m.details.quantity;
                 }
                 moved
             }
@@ -136,7 +138,7 @@ impl Proposal {
             Move::Received if !self.state.is_open() => self.advance(State::Received),
             Move::Received => {
                 let open = self.under_way();
-                self.received += m.quantity.unwrap_or(open).max(0);
+                self.received += m.details.quantity.unwrap_or(open).max(0);
                 // Less than ordered keeps it open.
                 if self.under_way() == 0 { self.advance(State::Received) } else { Moved::Done }
             }

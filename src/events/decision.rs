@@ -10,10 +10,11 @@ use super::time::{self, Millis};
 /// Version of the format written now.
 pub const VERSION: u16 = 1;
 
-/// Header that tells what a record of the topic is: [`RECORD_DECISION`] or [`RECORD_QUARANTINE`].
+/// Header that tells what a record of the topic is: [`RECORD_DECISION`], [`RECORD_QUARANTINE`] or [`RECORD_PROPOSAL`].
 pub const RECORD_HEADER: &str = "record";
 pub const RECORD_DECISION: &str = "decision";
 pub const RECORD_QUARANTINE: &str = "quarantine";
+pub const RECORD_PROPOSAL: &str = "proposal";
 
 /// Namespace of decision ids. Fixed for ever: ids are re-derivable from the log (DESIGN §7.4).
 const NAMESPACE: Uuid = Uuid::from_u128(0x5d0c_4a52_7c5e_5b1f_9a3e_2f6b_8a41_c0de);
@@ -203,11 +204,58 @@ pub struct Quarantine {
     pub message: String,
 }
 
+/// What became of a proposal: written with the offsets' transaction whenever one changes after its decision, so that readers of the
+/// topic (the list of reorders, the channels that show it) see each change once and in order. That a route is done (state
+/// `sent`) is not told: whoever sent it knows. Replay does not need it: the facts make the same change again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProposalChange {
+    pub proposal_id: Uuid,
+    pub organisation: String,
+    pub shop: String,
+    #[serde(with = "ids::text")]
+    pub variant_id: VariantId,
+    /// proposed | sent | acknowledged | ordered | in_transit | received | cancelled | expired | resolved
+    pub state: String,
+    /// Units, as ordered meanwhile.
+    pub quantity: Option<i64>,
+    /// Units received so far.
+    pub received: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned_to: Option<String>,
+    /// Snoozed now: until this time …
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::text::option")]
+    pub snoozed_until: Option<Millis>,
+    /// … or until `available` is at or below this level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snoozed_level: Option<i64>,
+    /// The move that did it; none where stock or time did.
+    #[serde(rename = "move", default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<super::fact::Move>,
+    /// Who moved it, and where (`via`: `api`, or a handler's name).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::text::option")]
+    pub eta: Option<Millis>,
+    /// The order's name elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The fact that changed it. Its offset orders the changes of a proposal.
+    pub caused_by: CausedBy,
+    /// Domain time of that fact.
+    #[serde(with = "time::text")]
+    pub changed_at: Millis,
+}
+
 /// A record of the decisions topic, as read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recorded {
     Decision(Box<Decision>),
     Quarantine(Quarantine),
+    Proposal(Box<ProposalChange>),
     /// A kind of record that this version does not know; it changes no state.
     Other,
 }
@@ -234,6 +282,7 @@ impl Recorded {
                 serde_json::from_slice(value).map(Recorded::Decision).map_err(|e| fail(e.to_string()))
             }
             Some(RECORD_QUARANTINE) => serde_json::from_slice(value).map(Recorded::Quarantine).map_err(|e| fail(e.to_string())),
+            Some(RECORD_PROPOSAL) => serde_json::from_slice(value).map(Recorded::Proposal).map_err(|e| fail(e.to_string())),
             Some(_) => Ok(Recorded::Other),
         }
     }
@@ -243,6 +292,7 @@ impl Recorded {
         match self {
             Recorded::Decision(d) => Some(d.caused_by.offset),
             Recorded::Quarantine(q) => Some(q.caused_by.offset),
+            Recorded::Proposal(p) => Some(p.caused_by.offset),
             Recorded::Other => None,
         }
     }

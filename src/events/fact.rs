@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::ids::{self, ItemId, LocationId, ProductId, VariantId};
 use super::record::Offset;
-use super::time::Millis;
+use super::time::{self, Millis};
 
 /// Version of the format of facts written now.
 pub const VERSION: u16 = 1;
@@ -218,10 +218,58 @@ pub struct EffectSettled {
 #[serde(rename_all = "snake_case")]
 pub enum Move {
     Acknowledge,
+    Assign,
+    Snooze,
     Ordered,
     InTransit,
     Received,
     Cancel,
+}
+
+impl Move {
+    pub const ALL: [Move; 7] =
+        [Move::Acknowledge, Move::Assign, Move::Snooze, Move::Ordered, Move::InTransit, Move::Received, Move::Cancel];
+
+    /// As in the paths of the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Move::Acknowledge => "acknowledge",
+            Move::Assign => "assign",
+            Move::Snooze => "snooze",
+            Move::Ordered => "ordered",
+            Move::InTransit => "in-transit",
+            Move::Received => "received",
+            Move::Cancel => "cancel",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Move> {
+        Move::ALL.into_iter().find(|m| m.as_str() == text)
+    }
+}
+
+/// What a move says besides its name; each move uses some of it (DESIGN §10).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveDetails {
+    /// Units ordered, or received now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantity: Option<i64>,
+    /// When what is ordered is expected.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::text::option")]
+    pub eta: Option<Millis>,
+    /// The order's name elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Snoozed until this time, or until `available` is at or below `level`.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::text::option")]
+    pub until: Option<Millis>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<i64>,
+    /// Who is to see to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,11 +279,13 @@ pub struct ProposalMoved {
     pub variant_id: VariantId,
     #[serde(rename = "move")]
     pub moved: Move,
+    /// Who, as the channel knows them: a token's id, a user of Slack, an account of Jira.
     pub by: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quantity: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
+    /// Where it was done: `api`, or the handler's name. Channels do not tell themselves what they said.
+    #[serde(default)]
+    pub via: String,
+    #[serde(flatten)]
+    pub details: MoveDetails,
 }
 
 /// A shop's registration, without secrets.

@@ -28,6 +28,7 @@ mod redactor;
 pub mod registry;
 pub mod target;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -37,7 +38,8 @@ use serde_json::{Map, Value};
 pub use redactor::Redactor;
 pub use registry::{Common, Context, Handlers, Instance, Problem};
 
-use crate::events::decision::{Decision, Route};
+use crate::events::decision::{Decision, ProposalChange, Route};
+use crate::ports::inbound::Inbound;
 use crate::ports::ledger::{EffectId, Planned};
 
 /// What a kind can promise about effects that happen twice (DESIGN §7.6).
@@ -63,6 +65,16 @@ pub struct Job {
     /// The decision as recorded, with fields that this version does not know.
     pub recorded: Map<String, Value>,
     pub route: Route,
+    /// Not the decision itself is to be told, but what became of its proposal; only for handlers that [`Handler::follows`].
+    pub update: Option<Update>,
+}
+
+/// What became of a proposal that the handler has told before.
+#[derive(Debug, Clone)]
+pub struct Update {
+    pub change: ProposalChange,
+    /// What the first send gave as [`Verdict::Done::reference`]; none if it did not succeed.
+    pub reference: Option<String>,
 }
 
 impl Job {
@@ -76,6 +88,7 @@ impl Job {
             decision: serde_json::from_str(&planned.decision).map_err(|e| fail("decision", e))?,
             recorded: serde_json::from_str(&planned.decision).map_err(|e| fail("decision", e))?,
             route: serde_json::from_str(&planned.route).map_err(|e| fail("route", e))?,
+            update: None,
         })
     }
 
@@ -145,6 +158,17 @@ pub enum Resolution {
 
 pub trait Handler: Send + Sync + 'static {
     fn guarantee(&self) -> Guarantee;
+
+    /// Whether it is also given the changes of the proposals that it told ([`Job::update`]), so that what is acknowledged anywhere
+    /// shows everywhere (DESIGN §4).
+    fn follows(&self) -> bool {
+        false
+    }
+
+    /// How the target talks back, if it does.
+    fn inbound(self: Arc<Self>) -> Option<Arc<dyn Inbound>> {
+        None
+    }
 
     /// The request, built once for an effect. An error is permanent and says what is to be mended.
     fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String>;

@@ -2,11 +2,13 @@
 //! (`tests/suite/contracts/`) runs over every adapter.
 
 pub mod event_log;
+pub mod inbound;
 pub mod ledger;
 pub mod owners;
 pub mod peers;
 pub mod queries;
 pub mod registry;
+pub mod reorders;
 pub mod snapshot_store;
 
 pub use event_log::{EventLog, LogError};

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::queries::{QueryError, Token, VariantFilter, VariantPage};
-use crate::domain::views::{ShopView, VariantView};
-use crate::events::ids::VariantId;
+use super::queries::{Answer, QueryError, Question, Token};
+use crate::domain::views::ShopView;
 use crate::events::record::{Partition, Position};
 
 /// Whom to ask, for whom, and for how long.
@@ -38,21 +37,11 @@ pub enum PeerError {
 pub trait Peers: Send + Sync + 'static {
     fn shops(&self, call: Call) -> BoxFuture<'_, Result<Vec<ShopView>, PeerError>>;
 
-    fn shop<'a>(&'a self, call: Call, shop: &'a str, after: Option<Position>) -> BoxFuture<'a, Result<ShopView, PeerError>>;
-
-    fn variants<'a>(
+    fn find<'a>(
         &'a self,
         call: Call,
         shop: &'a str,
-        filter: VariantFilter,
+        question: &'a Question,
         after: Option<Position>,
-    ) -> BoxFuture<'a, Result<VariantPage, PeerError>>;
-
-    fn variant<'a>(
-        &'a self,
-        call: Call,
-        shop: &'a str,
-        variant: VariantId,
-        after: Option<Position>,
-    ) -> BoxFuture<'a, Result<VariantView, PeerError>>;
+    ) -> BoxFuture<'a, Result<Answer, PeerError>>;
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use crate::domain::views::{ShopView, VariantView};
+use crate::events::decision::RiskLevel;
 use crate::events::ids::VariantId;
 use crate::events::record::{Partition, Position};
 
@@ -87,11 +88,74 @@ pub struct VariantFilter {
     pub limit: usize,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct VariantPage {
     pub variants: Vec<VariantView>,
     /// Pass as cursor for the next page; none at the end.
     pub next: Option<VariantId>,
+}
+
+impl VariantFilter {
+    pub fn takes(&self, view: &VariantView) -> bool {
+        self.at_risk.is_none_or(|want| want == (view.risk.level != RiskLevel::None))
+            && self.vendor.as_ref().is_none_or(|v| view.vendor.as_ref() == Some(v))
+            && self.sku.as_ref().is_none_or(|s| view.sku.as_ref() == Some(s))
+    }
+}
+
+impl VariantPage {
+    /// Adds a view that the filter takes; they come sorted by id. False once the page is full and there is a next one.
+    pub fn add(&mut self, filter: &VariantFilter, view: VariantView) -> bool {
+        if !filter.takes(&view) {
+            return true;
+        }
+        if self.variants.len() == filter.limit {
+            self.next = self.variants.last().map(|v| v.variant_id);
+            return false;
+        }
+        self.variants.push(view);
+        true
+    }
+}
+
+/// What is asked of a shop.
+#[derive(Debug, Clone)]
+pub enum Question {
+    Shop,
+    /// Sorted by id, without deleted variants.
+    Variants(VariantFilter),
+    Variant(VariantId),
+}
+
+/// Of the question's kind.
+#[derive(Debug)]
+pub enum Answer {
+    Shop(ShopView),
+    Variants(VariantPage),
+    Variant(Box<VariantView>),
+}
+
+impl Answer {
+    pub fn shop(self) -> ShopView {
+        match self {
+            Answer::Shop(view) => view,
+            _ => unreachable!("the answer is of the question's kind"),
+        }
+    }
+
+    pub fn variants(self) -> VariantPage {
+        match self {
+            Answer::Variants(page) => page,
+            _ => unreachable!("the answer is of the question's kind"),
+        }
+    }
+
+    pub fn variant(self) -> VariantView {
+        match self {
+            Answer::Variant(view) => *view,
+            _ => unreachable!("the answer is of the question's kind"),
+        }
+    }
 }
 
 pub trait Queries: Send + Sync + 'static {
@@ -102,22 +166,38 @@ pub trait Queries: Send + Sync + 'static {
     /// All known shops, sorted by name.
     fn shops(&self) -> BoxFuture<'_, Result<Vec<ShopView>, QueryError>>;
     /// With `after`, waits until that position is applied, at most `wait`.
-    fn shop<'a>(&'a self, shop: &'a str, after: Option<Position>, wait: Duration) -> BoxFuture<'a, Result<ShopView, QueryError>>;
-    /// Sorted by id, without deleted variants.
+    fn find<'a>(
+        &'a self,
+        shop: &'a str,
+        question: Question,
+        after: Option<Position>,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Answer, QueryError>>;
+
+    fn shop<'a>(&'a self, shop: &'a str, after: Option<Position>, wait: Duration) -> BoxFuture<'a, Result<ShopView, QueryError>> {
+        Box::pin(async move { Ok(self.find(shop, Question::Shop, after, wait).await?.shop()) })
+    }
+
     fn variants<'a>(
         &'a self,
         shop: &'a str,
         filter: VariantFilter,
         after: Option<Position>,
         wait: Duration,
-    ) -> BoxFuture<'a, Result<VariantPage, QueryError>>;
+    ) -> BoxFuture<'a, Result<VariantPage, QueryError>> {
+        Box::pin(async move { Ok(self.find(shop, Question::Variants(filter), after, wait).await?.variants()) })
+    }
+
     fn variant<'a>(
         &'a self,
         shop: &'a str,
         variant: VariantId,
         after: Option<Position>,
         wait: Duration,
-    ) -> BoxFuture<'a, Result<VariantView, QueryError>>;
+    ) -> BoxFuture<'a, Result<VariantView, QueryError>> {
+        Box::pin(async move { Ok(self.find(shop, Question::Variant(variant), after, wait).await?.variant()) })
+    }
+
     /// Named conditions for readiness: (name, problem or none). Answers at once.
     fn readiness(&self) -> Vec<(&'static str, Option<String>)>;
 }

@@ -21,12 +21,11 @@ use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use self::routing::{Cluster, ON_THE_WAY};
-use super::queries::{Answer, EngineQueries, Question, RETRY_AFTER};
+use super::queries::{EngineQueries, RETRY_AFTER};
 use super::settings::WallClock;
-use crate::domain::views::{ShopView, VariantView};
-use crate::events::ids::VariantId;
+use crate::domain::views::ShopView;
 use crate::events::record::Position;
-use crate::ports::queries::{Asker, Queries, QueryError, VariantFilter, VariantPage};
+use crate::ports::queries::{Answer, Asker, Queries, QueryError, Question};
 use crate::ports::{EventLog, Owners, Peers, SnapshotStore};
 
 /// For a list of all shops.
@@ -56,24 +55,6 @@ impl ClusterQueries {
     pub fn new(parts: Parts) -> ClusterQueries {
         let runtime = parts.runtime.clone();
         ClusterQueries { cluster: Arc::new(Cluster::new(parts)), runtime, asker: Asker::Own }
-    }
-
-    async fn find(&self, shop: &str, question: Question, after: Option<Position>, wait: Duration) -> Result<Answer, QueryError> {
-        let (cluster, asker, shop) = (self.cluster.clone(), self.asker.clone(), shop.to_owned());
-        let late = late(after);
-        let work = async move {
-            match asker {
-                Asker::Node(partitions) => cluster.answer_here(&partitions, &shop, &question, after, wait).await,
-                Asker::Own => cluster.find(None, &shop, &question, after, wait).await,
-                Asker::Caller(token) => cluster.find(Some(&token), &shop, &question, after, wait).await,
-            }
-        };
-        // On the node's own runtime and to its end: connections live there, and are not dropped halfway (PITFALLS 18).
-        match tokio::time::timeout(wait + ON_THE_WAY, self.runtime.spawn(work)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(e)) => Err(not_ready(format!("the query died: {e}"))),
-            Err(_) => Err(late),
-        }
     }
 }
 
@@ -107,28 +88,29 @@ impl Queries for ClusterQueries {
         })
     }
 
-    fn shop<'a>(&'a self, shop: &'a str, after: Option<Position>, wait: Duration) -> BoxFuture<'a, Result<ShopView, QueryError>> {
-        Box::pin(async move { Ok(self.find(shop, Question::Shop, after, wait).await?.shop()) })
-    }
-
-    fn variants<'a>(
+    fn find<'a>(
         &'a self,
         shop: &'a str,
-        filter: VariantFilter,
+        question: Question,
         after: Option<Position>,
         wait: Duration,
-    ) -> BoxFuture<'a, Result<VariantPage, QueryError>> {
-        Box::pin(async move { Ok(self.find(shop, Question::Variants(filter), after, wait).await?.variants()) })
-    }
-
-    fn variant<'a>(
-        &'a self,
-        shop: &'a str,
-        variant: VariantId,
-        after: Option<Position>,
-        wait: Duration,
-    ) -> BoxFuture<'a, Result<VariantView, QueryError>> {
-        Box::pin(async move { Ok(self.find(shop, Question::Variant(variant), after, wait).await?.variant()) })
+    ) -> BoxFuture<'a, Result<Answer, QueryError>> {
+        let (cluster, asker, shop) = (self.cluster.clone(), self.asker.clone(), shop.to_owned());
+        let work = async move {
+            match asker {
+                Asker::Node(partitions) => cluster.answer_here(&partitions, &shop, &question, after, wait).await,
+                Asker::Own => cluster.find(None, &shop, &question, after, wait).await,
+                Asker::Caller(token) => cluster.find(Some(&token), &shop, &question, after, wait).await,
+            }
+        };
+        Box::pin(async move {
+            // On the node's own runtime and to its end: connections live there, and are not dropped halfway (PITFALLS 18).
+            match tokio::time::timeout(wait + ON_THE_WAY, self.runtime.spawn(work)).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(e)) => Err(not_ready(format!("the query died: {e}"))),
+                Err(_) => Err(late(after)),
+            }
+        })
     }
 
     fn readiness(&self) -> Vec<(&'static str, Option<String>)> {

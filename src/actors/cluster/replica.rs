@@ -6,9 +6,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::tail::{Entry, Tail};
-use crate::actors::queries::{Answer, Question};
 use crate::actors::recovery::decode;
-use crate::actors::shop::filter_takes;
+use crate::actors::shop::shop_view;
 use crate::actors::variant::{ShopContext, Variant, View};
 use crate::domain::shard::{ShardFold, ShardState};
 use crate::domain::shop::{ProductInfo, Shop, ShopState, Steps, Work};
@@ -20,7 +19,7 @@ use crate::events::fact::{At, Fact};
 use crate::events::ids::VariantId;
 use crate::events::record::Partition;
 use crate::events::time::Millis;
-use crate::ports::queries::{QueryError, VariantPage};
+use crate::ports::queries::{Answer, QueryError, Question, VariantPage};
 use crate::ports::snapshot_store::{Entity, Snapshot};
 
 struct Held {
@@ -39,7 +38,6 @@ pub struct Replica {
     /// Whether anything tells of the shop.
     known: bool,
     context: Arc<ShopContext>,
-    context_version: u32,
     variants: FxHashMap<VariantId, Held>,
     /// The only variant that is looked at; the others are not kept.
     only: Option<VariantId>,
@@ -69,7 +67,6 @@ impl Replica {
             fold,
             known: !rows.is_empty(),
             context,
-            context_version: 0,
             variants: FxHashMap::default(),
             only,
             now,
@@ -103,14 +100,14 @@ impl Replica {
 
     fn hold(&mut self, id: VariantId, product: Arc<ProductInfo>, state: VariantState) {
         let matched = Matched::of(&self.context.rules, id, state.sku.as_deref(), &product);
-        self.variants.insert(id, Held { product, state, matched, context: self.context_version });
+        self.variants.insert(id, Held { product, state, matched, context: self.context.version });
     }
 
     fn renew_context(&mut self) {
         let organisation = self.fold.state().organisation.clone();
         let theirs = self.shard.rules(&organisation);
         self.context = ShopContext::new(
-            self.context_version + 1,
+            self.context.version + 1,
             self.name.clone(),
             &organisation,
             self.partition,
@@ -118,7 +115,6 @@ impl Replica {
             self.fold.own_rules(),
             None,
         );
-        self.context_version += 1;
     }
 
     fn take(&mut self, entry: &Entry, recorded: &[Arc<Recorded>]) {
@@ -201,7 +197,7 @@ impl Replica {
             let sku = held.state.sku_after(fact);
             if sku != held.state.sku.as_deref() {
                 held.matched = Matched::of(&self.context.rules, variant, sku, &held.product);
-                held.context = self.context_version;
+                held.context = self.context.version;
             }
         }
         self.with(variant, |state, context| {
@@ -219,9 +215,9 @@ impl Replica {
 
     fn with(&mut self, variant: VariantId, act: impl FnOnce(&mut VariantState, &Context<'_>)) {
         let Some(held) = self.variants.get_mut(&variant) else { return };
-        if held.context != self.context_version {
+        if held.context != self.context.version {
             held.matched = Matched::of(&self.context.rules, variant, held.state.sku.as_deref(), &held.product);
-            held.context = self.context_version;
+            held.context = self.context.version;
         }
         let context = Context {
             organisation: &self.context.organisation,
@@ -252,13 +248,11 @@ impl Replica {
             Question::Variants(filter) => {
                 let mut ids: Vec<_> = self.fold.variants().filter(|v| filter.cursor.is_none_or(|c| *v > c)).collect();
                 ids.sort_unstable();
-                let mut page = VariantPage { variants: Vec::new(), next: None };
-                for view in ids.into_iter().filter_map(|id| self.view(id, &provenance)).filter(|v| filter_takes(filter, v)) {
-                    if page.variants.len() == filter.limit {
-                        page.next = page.variants.last().map(|v| v.variant_id);
+                let mut page = VariantPage::default();
+                for view in ids.into_iter().filter_map(|id| self.view(id, &provenance)) {
+                    if !page.add(filter, view) {
                         break;
                     }
-                    page.variants.push(view);
                 }
                 Answer::Variants(page)
             }
@@ -273,21 +267,14 @@ impl Replica {
     }
 
     fn shop_view(&self, provenance: &Provenance) -> Option<ShopView> {
-        let state = self.fold.state();
-        if state.removed {
+        if self.fold.state().removed {
             return None;
         }
-        let views: Vec<_> = self.fold.variants().filter_map(|id| self.view(id, provenance)).collect();
-        Some(ShopView {
-            shop: self.name.to_string(),
-            organisation: state.organisation.to_string(),
-            kind: state.kind.to_string(),
-            variants: self.fold.variant_count() as u64,
-            at_risk: views.iter().filter(|v| v.risk.level != RiskLevel::None).count() as u64,
-            open_proposals: views.iter().map(|v| v.open_proposals.len() as u64).sum(),
-            waiting_items: self.fold.waiting_items() as u64,
-            rule_version: self.context.rules.rules.iter().map(|r| r.version).max(),
-            provenance: provenance.clone(),
-        })
+        let mut shop = shop_view(&self.context, &self.fold, provenance.clone());
+        for view in self.fold.variants().filter_map(|id| self.view(id, provenance)) {
+            shop.at_risk += u64::from(view.risk.level != RiskLevel::None);
+            shop.open_proposals += view.open_proposals.len() as u64;
+        }
+        Some(shop)
     }
 }

@@ -10,7 +10,7 @@ use super::hedge::{either, is_passing};
 use super::owners::OwnersCache;
 use super::standby::Standby;
 use super::{Parts, not_ready};
-use crate::actors::queries::{Answer, EngineQueries, Question, applied, ask, candidates, check, list};
+use crate::actors::queries::{EngineQueries, applied, ask, candidates, check, list};
 use crate::actors::settings::WallClock;
 use crate::actors::table::ShardRef;
 use crate::domain::views::ShopView;
@@ -19,7 +19,7 @@ use crate::events::time::Millis;
 use crate::ports::Peers;
 use crate::ports::owners::Owner;
 use crate::ports::peers::{Call, PeerError};
-use crate::ports::queries::{Asker, Queries as _, QueryError, Token};
+use crate::ports::queries::{Answer, Asker, Queries as _, QueryError, Question, Token};
 
 /// How old the knowledge of owners may be: a node that was frozen must not answer as the owner that it was (PITFALLS 9).
 const LEASE: Millis = 2_000;
@@ -243,12 +243,7 @@ impl Cluster {
     ) -> Result<Option<Answer>, PeerError> {
         let within = if after.is_some() { wait + ON_THE_WAY } else { CALL_WITHIN };
         let call = Call { address, token: token.clone(), partitions, within };
-        let answer = match question {
-            Question::Shop => self.peers.shop(call, shop, after).await.map(Answer::Shop),
-            Question::Variants(filter) => self.peers.variants(call, shop, filter.clone(), after).await.map(Answer::Variants),
-            Question::Variant(id) => self.peers.variant(call, shop, *id, after).await.map(|v| Answer::Variant(Box::new(v))),
-        };
-        match answer {
+        match self.peers.find(call, shop, question, after).await {
             Ok(answer) => Ok(Some(answer)),
             Err(PeerError::Query(QueryError::NoShop(_))) => Ok(None),
             Err(e) => {

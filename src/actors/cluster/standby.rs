@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::replica::Replica;
 use super::tail::{Readers, Tail, TailError};
-use crate::actors::queries::{Answer, Question, RETRY_AFTER};
+use crate::actors::queries::RETRY_AFTER;
 use crate::actors::recovery::decode;
 use crate::actors::settings::WallClock;
 use crate::domain::shard::ShardState;
@@ -19,7 +19,7 @@ use crate::domain::views::{Provenance, ShopView, Source};
 use crate::events::record::{Partition, Position};
 use crate::events::time::Millis;
 use crate::ports::owners::Owner;
-use crate::ports::queries::QueryError;
+use crate::ports::queries::{Answer, QueryError, Question};
 use crate::ports::snapshot_store::{Checkpoint, Entity, Snapshot};
 use crate::ports::{EventLog, Owners, SnapshotStore, StoreError};
 

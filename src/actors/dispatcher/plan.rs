@@ -23,7 +23,7 @@ impl Plan {
             match Recorded::read(&record) {
                 Ok(Recorded::Decision(decision)) => plan.rows.extend(rows(&record, &decision, now)),
                 // Quarantines concern the shards; what a newer version adds may concern nobody here.
-                Ok(Recorded::Quarantine(_) | Recorded::Other) => {}
+                Ok(Recorded::Quarantine(_) | Recorded::Proposal(_) | Recorded::Other) => {}
                 Err(e) => plan.dead.push(dead_letter(&record, e.to_string())),
             }
         }

@@ -62,7 +62,7 @@ impl Shard {
         self.current = Some(batch);
     }
 
-    pub(super) fn take(&mut self, shop: &str, at: At, fact: Fact) {
+    fn take(&mut self, shop: &str, at: At, fact: Fact) {
         let moved_to = match &fact {
             Fact::ShopRegistered(r) => Some(r.organisation.clone()),
             _ => None,
@@ -75,7 +75,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn take_for_all(&mut self, at: At, fact: Fact, outcome: &mut Outcome) {
+    fn take_for_all(&mut self, at: At, fact: Fact, outcome: &mut Outcome) {
         match fact {
             Fact::Rules(set) => match self.fold.apply_rules(&set, at) {
                 Ok(effect) if effect.changed => {
@@ -117,7 +117,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn settle(&mut self, mut outcome: Outcome, ctx: &mut Context<Self>) {
+    fn settle(&mut self, mut outcome: Outcome, ctx: &mut Context<Self>) {
         if !outcome.deaths.is_empty() {
             self.deps.supervisor.do_send(Died { partition: self.partition, deaths: outcome.deaths });
             self.phase.send_replace(Phase::Recovering);

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use residents::{Asked, Child, Waiting, add_step};
 pub use residents::{Count, Kept, LetGo, Return};
-pub use views::{GetShop, GetVariant, ListVariants, filter_takes};
+pub use views::{GetShop, GetVariant, ListVariants, shop_view};
 
 use super::batch::{Death, Scope, panic_message};
 use super::collect::Collection;

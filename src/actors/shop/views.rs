@@ -13,7 +13,7 @@ use super::Shop;
 use super::residents::{Asked, Found};
 use crate::actors::reader::Reader;
 use crate::actors::variant::{ShopContext, Variant, View};
-use crate::domain::shop::ProductInfo;
+use crate::domain::shop::{ProductInfo, Shop as ShopFold};
 use crate::domain::views::{Provenance, ShopView, VariantView};
 use crate::events::decision::RiskLevel;
 use crate::events::ids::VariantId;
@@ -212,48 +212,37 @@ impl Handler<ListVariants> for Shop {
         let targets = ids.into_iter().filter_map(|v| self.target(v)).collect();
         let lookout = self.lookout(list.now, list.provenance);
         Answer::later(async move {
-            let mut page = VariantPage { variants: Vec::new(), next: None };
-            let take = |view| {
-                if filter_takes(&filter, &view) {
-                    if page.variants.len() == filter.limit {
-                        page.next = page.variants.last().map(|v| v.variant_id);
-                        return false;
-                    }
-                    page.variants.push(view);
-                }
-                true
-            };
-            lookout.look(targets, filter.limit + 1, take).await?;
+            let mut page = VariantPage::default();
+            lookout.look(targets, filter.limit + 1, |view| page.add(&filter, view)).await?;
             Some(page)
         })
     }
 }
 
-pub fn filter_takes(filter: &VariantFilter, view: &VariantView) -> bool {
-    filter.at_risk.is_none_or(|want| want == (view.risk.level != RiskLevel::None))
-        && filter.vendor.as_ref().is_none_or(|v| view.vendor.as_ref() == Some(v))
-        && filter.sku.as_ref().is_none_or(|s| view.sku.as_ref() == Some(s))
+/// What a shop's view says of the shop itself; nothing of its variants is counted yet.
+pub fn shop_view(context: &ShopContext, fold: &ShopFold, provenance: Provenance) -> ShopView {
+    let state = fold.state();
+    ShopView {
+        shop: context.shop.to_string(),
+        organisation: state.organisation.to_string(),
+        kind: state.kind.to_string(),
+        variants: fold.variant_count() as u64,
+        at_risk: 0,
+        open_proposals: 0,
+        waiting_items: fold.waiting_items() as u64,
+        rule_version: context.rules.rules.iter().map(|r| r.version).max(),
+        provenance,
+    }
 }
 
 impl Handler<GetShop> for Shop {
     type Result = Answer<Option<ShopView>>;
 
     fn handle(&mut self, get: GetShop, ctx: &mut Self::Context) -> Self::Result {
-        let state = self.fold.state();
-        if state.removed {
+        if self.fold.state().removed {
             return Answer::later(async { Some(None) });
         }
-        let mut view = ShopView {
-            shop: self.name.to_string(),
-            organisation: state.organisation.to_string(),
-            kind: state.kind.to_string(),
-            variants: self.fold.variant_count() as u64,
-            at_risk: 0,
-            open_proposals: 0,
-            waiting_items: self.fold.waiting_items() as u64,
-            rule_version: self.context.rules.rules.iter().map(|r| r.version).max(),
-            provenance: get.provenance.clone(),
-        };
+        let mut view = shop_view(&self.context, &self.fold, get.provenance.clone());
         let (safe, unsure): (Vec<_>, Vec<_>) = self.fold.variants().partition(|id| self.is_safe(*id));
         view.open_proposals += safe.iter().map(|id| u64::from(self.away[id].open_proposals)).sum::<u64>();
         let targets: Vec<_> = unsure.into_iter().filter_map(|id| self.target(id)).collect();

@@ -14,7 +14,7 @@ use crate::domain::views::{ShopView, VariantView};
 use crate::events::ids::{self, VariantId};
 use crate::events::record::Position;
 use crate::ports::peers::{Call, PeerError, Peers};
-use crate::ports::queries::{QueryError, VariantFilter, VariantPage, wire};
+use crate::ports::queries::{Answer, QueryError, Question, VariantPage, wire};
 
 /// A node that is there takes a connection at once.
 const CONNECT_WITHIN: Duration = Duration::from_millis(250);
@@ -114,10 +114,6 @@ fn refusal(response: &Response, call: &Call, asked: Asked<'_>) -> PeerError {
     }
 }
 
-fn after_pair(after: Option<Position>) -> Vec<(&'static str, String)> {
-    after.map(|a| ("after", a.to_string())).into_iter().collect()
-}
-
 impl Peers for HttpPeers {
     fn shops(&self, call: Call) -> BoxFuture<'_, Result<Vec<ShopView>, PeerError>> {
         Box::pin(async move {
@@ -126,42 +122,33 @@ impl Peers for HttpPeers {
         })
     }
 
-    fn shop<'a>(&'a self, call: Call, shop: &'a str, after: Option<Position>) -> BoxFuture<'a, Result<ShopView, PeerError>> {
-        let asked = Asked { shop, variant: None, after };
-        Box::pin(async move { self.get(call, &["v1", "shops", shop], after_pair(after), asked).await })
-    }
-
-    fn variants<'a>(
+    fn find<'a>(
         &'a self,
         call: Call,
         shop: &'a str,
-        filter: VariantFilter,
+        question: &'a Question,
         after: Option<Position>,
-    ) -> BoxFuture<'a, Result<VariantPage, PeerError>> {
+    ) -> BoxFuture<'a, Result<Answer, PeerError>> {
         Box::pin(async move {
-            let mut pairs = after_pair(after);
-            pairs.push(("limit", filter.limit.to_string()));
-            pairs.extend(filter.at_risk.map(|v| ("at_risk", v.to_string())));
-            pairs.extend(filter.vendor.map(|v| ("vendor", v)));
-            pairs.extend(filter.sku.map(|v| ("sku", v)));
-            pairs.extend(filter.cursor.map(|v| ("cursor", v.to_string())));
-            let asked = Asked { shop, variant: None, after };
-            let page: Page = self.get(call, &["v1", "shops", shop, "variants"], pairs, asked).await?;
-            Ok(VariantPage { variants: page.variants, next: page.next_cursor })
-        })
-    }
-
-    fn variant<'a>(
-        &'a self,
-        call: Call,
-        shop: &'a str,
-        variant: VariantId,
-        after: Option<Position>,
-    ) -> BoxFuture<'a, Result<VariantView, PeerError>> {
-        let asked = Asked { shop, variant: Some(variant), after };
-        Box::pin(async move {
-            let id = variant.to_string();
-            self.get(call, &["v1", "shops", shop, "variants", &id], after_pair(after), asked).await
+            let mut pairs: Vec<(&str, String)> = after.map(|a| ("after", a.to_string())).into_iter().collect();
+            let mut asked = Asked { shop, variant: None, after };
+            match question {
+                Question::Shop => Ok(Answer::Shop(self.get(call, &["v1", "shops", shop], pairs, asked).await?)),
+                Question::Variants(filter) => {
+                    pairs.push(("limit", filter.limit.to_string()));
+                    pairs.extend(filter.at_risk.map(|v| ("at_risk", v.to_string())));
+                    pairs.extend(filter.vendor.clone().map(|v| ("vendor", v)));
+                    pairs.extend(filter.sku.clone().map(|v| ("sku", v)));
+                    pairs.extend(filter.cursor.map(|v| ("cursor", v.to_string())));
+                    let page: Page = self.get(call, &["v1", "shops", shop, "variants"], pairs, asked).await?;
+                    Ok(Answer::Variants(VariantPage { variants: page.variants, next: page.next_cursor }))
+                }
+                Question::Variant(variant) => {
+                    asked.variant = Some(*variant);
+                    let id = variant.to_string();
+                    Ok(Answer::Variant(self.get(call, &["v1", "shops", shop, "variants", &id], pairs, asked).await?))
+                }
+            }
         })
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::domain::proposal;
 use crate::domain::rules::{self, RuleSet};
-use crate::events::fact::Move;
+use crate::events::fact::{Move, MoveDetails};
 
 const T0: Millis = 1_700_000_000_000;
 const HOUR: Millis = 3_600_000;
@@ -183,7 +183,8 @@ fn what_somebody_acted_on_stays_open_and_counts_as_supply() {
     b.levels(&[20, 10]);
     let proposal_id = b.decisions[0].proposal_id;
     let moved = |moved, quantity| {
-        let m = ProposalMoved { proposal_id, variant_id: VariantId(7), moved, by: "t".into(), quantity, note: None };
+        let details = MoveDetails { quantity, ..MoveDetails::default() };
+        let m = ProposalMoved { proposal_id, variant_id: VariantId(7), moved, by: "t".into(), via: "api".into(), details };
         VariantFact::ProposalMoved(Box::new(m))
     };
     b.fact(moved(Move::Ordered, Some(50)));

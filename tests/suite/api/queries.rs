@@ -10,7 +10,7 @@ use stockwarden::domain::views::{Provenance, RiskView, ShopView, Source, Variant
 use stockwarden::events::decision::RiskLevel;
 use stockwarden::events::ids::{ItemId, ProductId, VariantId};
 use stockwarden::events::record::Position;
-use stockwarden::ports::queries::{Queries, QueryError, VariantFilter, VariantPage};
+use stockwarden::ports::queries::{Answer, Queries, QueryError, Question, VariantFilter, VariantPage};
 use stockwarden::ports::registry::Role;
 
 use super::site::{SHOP, Site, problem};
@@ -69,7 +69,7 @@ impl Known {
         shops.sort_by(|a, b| a.shop.cmp(&b.shop));
     }
 
-    fn find(&self, shop: &str, after: Option<Position>) -> Result<ShopView, QueryError> {
+    fn known(&self, shop: &str, after: Option<Position>) -> Result<ShopView, QueryError> {
         match after {
             Some(after) if after.partition != 3 => {
                 return Err(QueryError::BadRequest(format!("{after} is of another partition")));
@@ -89,34 +89,27 @@ impl Queries for Known {
         ready(Ok(self.shops.lock().expect("lock").clone())).boxed()
     }
 
-    fn shop<'a>(&'a self, shop: &'a str, after: Option<Position>, _: Duration) -> BoxFuture<'a, Result<ShopView, QueryError>> {
-        ready(self.find(shop, after)).boxed()
-    }
-
-    fn variants<'a>(
+    fn find<'a>(
         &'a self,
         shop: &'a str,
-        filter: VariantFilter,
+        question: Question,
         after: Option<Position>,
         _: Duration,
-    ) -> BoxFuture<'a, Result<VariantPage, QueryError>> {
-        *self.asked.lock().expect("lock") = Some((filter, after));
-        let page = || VariantPage { variants: vec![variant(shop, 1)], next: Some(VariantId(9_007_199_254_740_993)) };
-        ready(self.find(shop, after).map(|_| page())).boxed()
-    }
-
-    fn variant<'a>(
-        &'a self,
-        shop: &'a str,
-        id: VariantId,
-        after: Option<Position>,
-        _: Duration,
-    ) -> BoxFuture<'a, Result<VariantView, QueryError>> {
-        ready(self.find(shop, after).and_then(|_| match id.0 {
-            1 | 9_007_199_254_740_993 => Ok(variant(shop, id.0)),
-            _ => Err(QueryError::NoVariant { shop: shop.into(), variant: id }),
-        }))
-        .boxed()
+    ) -> BoxFuture<'a, Result<Answer, QueryError>> {
+        let known = self.known(shop, after);
+        let answer = match question {
+            Question::Shop => known.map(Answer::Shop),
+            Question::Variants(filter) => {
+                *self.asked.lock().expect("lock") = Some((filter, after));
+                let page = VariantPage { variants: vec![variant(shop, 1)], next: Some(VariantId(9_007_199_254_740_993)) };
+                known.map(|_| Answer::Variants(page))
+            }
+            Question::Variant(id) => known.and_then(|_| match id.0 {
+                1 | 9_007_199_254_740_993 => Ok(Answer::Variant(Box::new(variant(shop, id.0)))),
+                _ => Err(QueryError::NoVariant { shop: shop.into(), variant: id }),
+            }),
+        };
+        ready(answer).boxed()
     }
 
     fn readiness(&self) -> Vec<(&'static str, Option<String>)> {

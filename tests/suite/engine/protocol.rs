@@ -179,6 +179,17 @@ initial = "propose"
     engine.stop();
 }
 
+/// Five variants were sold down, and the engine has stopped cleanly.
+fn sold_down() -> (Site, Arc<dyn EventLog>) {
+    let site = Site::new();
+    let log = site.log();
+    let engine = Running::start(log.clone(), site.store(), settings("a"));
+    sell_down(&*log, 5);
+    engine.catch_up(&*log);
+    engine.stop();
+    (site, log)
+}
+
 fn decodes(partition: Partition, row: &Snapshot) -> bool {
     let entity = match row.entity {
         Entity::Shard => "shard".to_owned(),
@@ -195,12 +206,7 @@ fn decodes(partition: Partition, row: &Snapshot) -> bool {
 
 #[test]
 fn every_flipped_byte_of_a_snapshot_is_noticed() {
-    let site = Site::new();
-    let log = site.log();
-    let engine = Running::start(log.clone(), site.store(), settings("a"));
-    sell_down(&*log, 5);
-    engine.catch_up(&*log);
-    engine.stop();
+    let (site, log) = sold_down();
     let store = site.store();
     let mut rows: Vec<(Partition, Snapshot)> = Vec::new();
     for partition in 0..log.partitions() {
@@ -240,12 +246,7 @@ fn every_flipped_byte_of_a_snapshot_is_noticed() {
 /// Whichever row is damaged, the partition is rebuilt from the log to the same bytes.
 #[test]
 fn a_damaged_snapshot_is_discarded_and_rebuilt() {
-    let site = Site::new();
-    let log = site.log();
-    let engine = Running::start(log.clone(), site.store(), settings("a"));
-    sell_down(&*log, 5);
-    engine.catch_up(&*log);
-    engine.stop();
+    let (site, log) = sold_down();
     let before = snapshots(&*site.store(), log.partitions());
     let url = format!("sqlite://{}", site.dir.path().join("store.db").display());
     for damaged in ["entity = 0", "entity = 1", "entity = 2 and variant_id = 3"] {
