@@ -48,20 +48,24 @@ impl Collection {
     }
 
     pub fn add(&self, shop: &str, entity: Entity, offset: Offset, state: Vec<u8>, columns: Columns) {
-        let name = entity_name(&entity);
-        let seal = Seal { partition: self.partition, shop, entity: &name, offset, epoch: self.epoch, version: snapshot::VERSION };
-        let snapshot = Snapshot {
-            shop: shop.to_owned(),
-            offset,
-            epoch: self.epoch,
-            version: snapshot::VERSION,
-            checksum: seal.checksum(&state),
-            state,
-            columns,
-            entity,
-        };
+        let snapshot = sealed(self.partition, self.epoch, shop, entity, offset, state, columns);
         self.found.lock().unwrap_or_else(PoisonError::into_inner).snapshots.push(snapshot);
     }
+}
+
+/// A state as it goes to the store, with the checksum that [`super::recovery::decode`] checks.
+pub fn sealed(
+    partition: Partition,
+    epoch: Epoch,
+    shop: &str,
+    entity: Entity,
+    offset: Offset,
+    state: Vec<u8>,
+    columns: Columns,
+) -> Snapshot {
+    let (name, version) = (entity_name(&entity), snapshot::VERSION);
+    let checksum = Seal { partition, shop, entity: &name, offset, epoch, version }.checksum(&state);
+    Snapshot { shop: shop.to_owned(), entity, offset, epoch, version, checksum, state, columns }
 }
 
 impl Drop for Collection {

@@ -2,15 +2,17 @@
 //! `read_committed` reader sees each decision once (DESIGN §3, §7.4).
 //!
 //! The transaction's calls block, so they run on a thread of their own. What an aborted transaction held is sent again, byte for
-//! byte. Where the outcome is unknown the committed offsets tell it (PITFALLS 21).
+//! byte. Where the outcome is unknown the committed offsets tell it (PITFALLS 21). What follows from what is in [`book`].
 
-use std::collections::BTreeMap;
+pub mod book;
+
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
+use self::book::{Book, DecisionEnds, Forgotten, Told, Work};
 use super::shard;
 use super::stats::EngineStats;
 use super::supervisor::{Fatal, Supervisor};
@@ -47,29 +49,7 @@ pub struct Forget {
 #[rtype(result = "()")]
 struct Done {
     work: Work,
-    result: Result<Vec<(Partition, Offset)>, CommitError>,
-}
-
-#[derive(Debug, Default, Clone)]
-struct Work {
-    records: Vec<(Partition, NewRecord)>,
-    offsets: BTreeMap<Partition, Offset>,
-}
-
-impl Work {
-    fn is_empty(&self) -> bool {
-        self.offsets.is_empty()
-    }
-
-    fn forget(&mut self, partition: Partition) {
-        self.offsets.remove(&partition);
-        self.records.retain(|(p, _)| *p != partition);
-    }
-
-    fn append(&mut self, mut later: Work) {
-        self.records.append(&mut later.records);
-        self.offsets.append(&mut later.offsets);
-    }
+    result: Result<DecisionEnds, CommitError>,
 }
 
 pub struct Commit {
@@ -78,15 +58,11 @@ pub struct Commit {
     supervisor: Addr<Supervisor>,
     stats: Arc<EngineStats>,
     to_thread: mpsc::Sender<(Work, Addr<Commit>)>,
-    pending: Work,
-    /// Partitions given up while their transaction was under way.
-    forgotten: Vec<Partition>,
-    /// Who waits for that transaction to end.
+    book: Book,
+    /// Who waits for the transaction under way to end.
     waiting: Vec<oneshot::Sender<()>>,
-    busy: bool,
     /// A flush is scheduled.
     timer: Option<SpawnHandle>,
-    failures: u32,
 }
 
 impl Commit {
@@ -100,23 +76,11 @@ impl Commit {
     ) -> std::io::Result<Commit> {
         let (to_thread, jobs) = mpsc::channel();
         std::thread::Builder::new().name("commit".into()).spawn(move || run(&*log, writer, &jobs))?;
-        Ok(Commit {
-            interval,
-            table,
-            supervisor,
-            stats,
-            to_thread,
-            pending: Work::default(),
-            forgotten: Vec::new(),
-            waiting: Vec::new(),
-            busy: false,
-            timer: None,
-            failures: 0,
-        })
+        Ok(Commit { interval, table, supervisor, stats, to_thread, book: Book::default(), waiting: Vec::new(), timer: None })
     }
 
     fn schedule(&mut self, after: Duration, ctx: &mut Context<Self>) {
-        if self.timer.is_none() && !self.busy {
+        if self.timer.is_none() && !self.book.is_busy() {
             self.timer = Some(ctx.run_later(after, |actor, ctx| {
                 actor.timer = None;
                 actor.flush(ctx);
@@ -125,14 +89,11 @@ impl Commit {
     }
 
     fn flush(&mut self, ctx: &mut Context<Self>) {
-        if self.busy || self.pending.is_empty() {
-            return;
-        }
+        let Some(work) = self.book.next_work() else { return };
         if let Some(timer) = self.timer.take() {
             ctx.cancel_future(timer);
         }
-        self.busy = true;
-        if self.to_thread.send((std::mem::take(&mut self.pending), ctx.address())).is_err() {
+        if self.to_thread.send((work, ctx.address())).is_err() {
             tracing::error!("the commit thread has ended; the engine is restarted");
             self.supervisor.do_send(Fatal("the commit thread has ended".into()));
         }
@@ -149,26 +110,24 @@ fn run(log: &dyn EventLog, mut writer: Box<dyn TransactionalWriter>, jobs: &mpsc
     while let Ok((work, reply)) = jobs.recv() {
         let records: Vec<_> = work.records.iter().map(|(_, r)| r.clone()).collect();
         let offsets: Vec<_> = work.offsets.iter().map(|(p, o)| (*p, *o)).collect();
-        let result = match writer.commit(&records, &offsets) {
-            Ok(positions) => Ok(decision_ends(&work, &positions)),
-            // Sent again before that is known, its decisions could stand in the log twice (DESIGN §7.4).
-            Err(CommitError::Unknown(reason)) => match found_out(log, &offsets, &reason, || reply.connected()) {
-                Some(true) => Ok(Vec::new()),
+        let result = match work.told(writer.commit(&records, &offsets)) {
+            Told::Known(result) => result,
+            Told::Unknown(reason) => match found_out(log, &work, &reason, || reply.connected()) {
+                Some(true) => Ok(DecisionEnds::new()),
                 Some(false) => Err(CommitError::Aborted(reason)),
                 None => return,
             },
-            Err(e) => Err(e),
         };
         reply.do_send(Done { work, result });
     }
 }
 
 /// Asks until there is an answer whether the transaction is in the log; none when nobody waits for it any more.
-fn found_out(log: &dyn EventLog, offsets: &[(Partition, Offset)], reason: &str, wanted: impl Fn() -> bool) -> Option<bool> {
+fn found_out(log: &dyn EventLog, work: &Work, reason: &str, wanted: impl Fn() -> bool) -> Option<bool> {
     let mut told = false;
     while wanted() {
-        match landed(log, offsets) {
-            Ok(landed) => return Some(landed),
+        match log.committed(Group::Shards, Topic::Facts) {
+            Ok(committed) => return Some(work.is_in(&committed)),
             Err(e) if !told => {
                 tracing::warn!(reason, error = %e, "whether a transaction is in the log is not known; asking until it is");
                 told = true;
@@ -178,23 +137,6 @@ fn found_out(log: &dyn EventLog, offsets: &[(Partition, Offset)], reason: &str, 
         std::thread::park_timeout(ASK_AGAIN);
     }
     None
-}
-
-/// Whether a transaction with these offsets is in the log: it is whole or not there at all.
-fn landed(log: &dyn EventLog, offsets: &[(Partition, Offset)]) -> Result<bool, crate::ports::LogError> {
-    let committed = log.committed(Group::Shards, Topic::Facts)?;
-    Ok(offsets.iter().all(|(p, o)| committed.get(*p as usize).copied().flatten().is_some_and(|c| c >= *o)))
-}
-
-/// For each partition the offset after its last decision.
-fn decision_ends(work: &Work, positions: &[crate::events::record::Position]) -> Vec<(Partition, Offset)> {
-    let mut ends = BTreeMap::new();
-    for ((_, record), position) in work.records.iter().zip(positions) {
-        if record.topic == Topic::Decisions {
-            ends.insert(position.partition, position.offset + 1);
-        }
-    }
-    ends.into_iter().collect()
 }
 
 impl Actor for Commit {
@@ -216,8 +158,7 @@ impl Handler<Processed> for Commit {
             return;
         }
         let urgent = !p.records.is_empty();
-        self.pending.records.extend(p.records.into_iter().map(|r| (p.partition, r)));
-        self.pending.offsets.insert(p.partition, p.next_offset);
+        self.book.add(p.partition, p.next_offset, p.records);
         // A decision triggers a commit at once; offsets alone can wait.
         if urgent {
             self.flush(ctx);
@@ -239,12 +180,9 @@ impl Handler<Forget> for Commit {
     type Result = ();
 
     fn handle(&mut self, Forget { partition, done }: Forget, _: &mut Self::Context) {
-        self.pending.forget(partition);
-        if self.busy {
-            self.forgotten.push(partition);
-            self.waiting.extend(done);
-        } else if let Some(done) = done {
-            let _ = done.send(());
+        match self.book.forget(partition) {
+            Forgotten::WhenItEnds => self.waiting.extend(done),
+            Forgotten::Already => drop(done.map(|done| done.send(()))),
         }
     }
 }
@@ -252,49 +190,37 @@ impl Handler<Forget> for Commit {
 impl Handler<Done> for Commit {
     type Result = ();
 
-    fn handle(&mut self, Done { mut work, result }: Done, ctx: &mut Self::Context) {
-        self.busy = false;
-        let forgotten = std::mem::take(&mut self.forgotten);
+    fn handle(&mut self, Done { work, result }: Done, ctx: &mut Self::Context) {
+        let ended = self.book.ended(work, result);
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(());
         }
-        match result {
-            Ok(ends) => {
-                self.failures = 0;
+        match ended {
+            Ok(landed) => {
                 self.stats.commits.add(1);
                 self.stats.commit_failing.set(false);
-                for (partition, next_offset) in &work.offsets {
-                    if forgotten.contains(partition) {
-                        continue;
-                    }
-                    if let Some(shard) = self.table.get(*partition) {
-                        let decisions = ends.iter().find(|(p, _)| p == partition).map(|(_, end)| *end);
-                        shard.addr.do_send(shard::Committed { next_offset: *next_offset, decisions });
+                for of in landed {
+                    if let Some(shard) = self.table.get(of.partition) {
+                        shard.addr.do_send(shard::Committed { next_offset: of.next_offset, decisions: of.decisions });
                     }
                 }
-                if self.pending.records.is_empty() {
-                    self.schedule(self.interval, ctx);
-                } else {
+                if self.book.is_urgent() {
                     self.flush(ctx);
+                } else {
+                    self.schedule(self.interval, ctx);
                 }
             }
             Err(e) => {
                 self.stats.aborts.add(1);
-                self.failures += 1;
-                if matches!(e, CommitError::Fenced(_)) && self.failures >= FENCED_FOR_GOOD {
+                let failures = self.book.failures();
+                if matches!(e, CommitError::Fenced(_)) && failures >= FENCED_FOR_GOOD {
                     // Were it a partition that moved on, its revocation would have come by now.
                     self.supervisor.do_send(Fatal(format!("{e}; does another process run under this node's name?")));
                     return;
                 }
-                self.stats.commit_failing.set(self.failures > 2);
-                tracing::warn!(error = %e, attempt = self.failures, "the transaction did not commit; its bytes are sent again");
-                for partition in forgotten {
-                    work.forget(partition);
-                }
-                work.append(std::mem::take(&mut self.pending));
-                self.pending = work;
-                let backoff = Duration::from_millis(50 << self.failures.min(5));
-                self.schedule(backoff, ctx);
+                self.stats.commit_failing.set(failures > 2);
+                tracing::warn!(error = %e, attempt = failures, "the transaction did not commit; its bytes are sent again");
+                self.schedule(Duration::from_millis(50 << failures.min(5)), ctx);
             }
         }
     }

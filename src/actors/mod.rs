@@ -32,3 +32,14 @@ mod table;
 mod variant;
 
 pub use engine::Engine;
+
+/// The pure parts of ownership, commit and recovery, for the seeded simulation that drives them (tests/suite/simulation).
+pub mod protocol {
+    pub use super::batch::{Mode, cut};
+    pub use super::collect::sealed;
+    pub use super::commit::book::{Book, DecisionEnds, Forgotten, Told, Work};
+    pub use super::recovery::{Decisions, Loaded, check, load};
+    pub use super::shard::letters::{dead_letter, decision_record, number};
+    pub use super::shard::progress::Progress;
+    pub use super::shop::RecoveredShop;
+}

@@ -139,7 +139,7 @@ pub async fn recover(
                 check(partition, None, committed, low)?;
                 stats.snapshots_discarded.add(1);
                 tracing::warn!(partition, why, "snapshots are discarded; the partition is rebuilt from the log");
-                store.clear(partition).await?;
+                store.clear(partition, epoch).await?;
             }
         }
     }
@@ -166,7 +166,7 @@ struct Start {
 }
 
 /// What does not fit together is never guessed (DESIGN §3).
-fn check(
+pub fn check(
     partition: Partition,
     checkpoint: Option<Checkpoint>,
     committed: Option<Offset>,
@@ -197,11 +197,12 @@ fn check(
     }
 }
 
+/// What the store has of a partition.
 #[derive(Default)]
-struct Loaded {
-    fold: ShardFold,
-    shops: Vec<(Arc<str>, RecoveredShop)>,
-    deadlines: Vec<Deadline>,
+pub struct Loaded {
+    pub fold: ShardFold,
+    pub shops: Vec<(Arc<str>, RecoveredShop)>,
+    pub deadlines: Vec<Deadline>,
 }
 
 #[derive(Default)]
@@ -213,7 +214,7 @@ struct LoadedShop {
 
 /// All snapshots of the partition, or why they cannot be used. Each is looked at as it comes; `room` variants at most are kept
 /// in memory, of the others only what their shop has to know.
-async fn load(store: &dyn SnapshotStore, partition: Partition, room: usize) -> Result<Result<Loaded, String>, StoreError> {
+pub async fn load(store: &dyn SnapshotStore, partition: Partition, room: usize) -> Result<Result<Loaded, String>, StoreError> {
     let (mut fold, mut deadlines, mut kept) = (None, Vec::new(), 0);
     let mut shops: FxHashMap<String, LoadedShop> = FxHashMap::default();
     let mut rows = store.load(partition);
@@ -294,7 +295,7 @@ impl Tail<'_> {
     fn fold(&self, from: Offset, until: Offset, decisions_from: Offset) -> Result<Offset, LogError> {
         let (low, high) = self.patiently(|| self.log.watermarks(Topic::Decisions, self.partition))?;
         let reader = self.log.reader(Topic::Decisions, self.partition, decisions_from.max(low))?;
-        let mut decisions = Decisions { reader, until: high, waiting: VecDeque::new(), read_to: decisions_from.max(low) };
+        let mut decisions = Decisions::new(reader, high);
         let mut facts = self.log.reader(Topic::Facts, self.partition, from)?;
         while let Some(batch) = self.patiently(|| facts.next(until, READ_TIMEOUT))? {
             if batch.is_empty() {
@@ -337,9 +338,8 @@ impl Tail<'_> {
 }
 
 /// Recorded decisions in the order of the facts that caused them.
-struct Decisions {
+pub struct Decisions {
     reader: Box<dyn PartitionReader>,
-    /// The high watermark at the begin of recovery; the reader passes it, so no decision under way is missed.
     until: Offset,
     waiting: VecDeque<Waiting>,
     /// Offset after the last one read.
@@ -353,12 +353,19 @@ struct Waiting {
 }
 
 impl Decisions {
+    /// All up to `until`, the high watermark at the begin of recovery: so no decision under way is missed.
+    pub fn new(reader: Box<dyn PartitionReader>, until: Offset) -> Decisions {
+        let read_to = reader.position();
+        Decisions { reader, until, waiting: VecDeque::new(), read_to }
+    }
+
     /// All that are not given out yet stand at or past this offset.
-    fn begin(&self) -> Offset {
+    pub fn begin(&self) -> Offset {
         self.waiting.front().map_or(self.read_to, |w| w.offset)
     }
 
-    fn caused_before(&mut self, end: Offset, first: Offset) -> Result<BTreeMap<Offset, Vec<Recorded>>, LogError> {
+    /// Those of the facts in `first..end`. Can be called again after an error.
+    pub fn caused_before(&mut self, end: Offset, first: Offset) -> Result<BTreeMap<Offset, Vec<Recorded>>, LogError> {
         while self.waiting.back().is_none_or(|w| w.caused_by < end) {
             let Some(batch) = self.reader.next(self.until, READ_TIMEOUT)? else { break };
             for record in batch.iter() {

@@ -102,8 +102,9 @@ pub trait SnapshotStore: Send + Sync + 'static {
         snapshots: &'a [Snapshot],
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Removes all snapshots and the checkpoint of a partition (they are rebuilt from the log).
-    fn clear(&self, partition: Partition) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Removes all snapshots and the checkpoint of a partition (they are rebuilt from the log). A caller whose epoch is not the
+    /// partition's current one gets [`StoreError::Fenced`] and nothing is removed (DESIGN §7.5).
+    fn clear(&self, partition: Partition, epoch: Epoch) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// An id of this store, made with it; binds a consumer group to one store.
     fn store_id(&self) -> BoxFuture<'_, Result<Uuid, StoreError>>;

@@ -10,5 +10,6 @@ mod golden;
 mod kafka_adapter;
 mod layering;
 mod reference;
+mod simulation;
 mod support;
 mod system;

@@ -139,22 +139,20 @@ impl Shard {
             letters::number(&mut decisions);
             let mut records: Vec<_> = decisions.iter().map(|d| letters::decision_record(self.partition, d)).collect();
             for (offset, _, unreadable) in &outcome.unreadable {
-                records.push(self.dead_letter(&batch, *offset, unreadable));
+                records.push(letters::dead_letter(&batch, *offset, unreadable));
             }
             records.extend(self.quarantine_records(&batch));
             self.deps.stats.decided(&decisions);
             self.deps.stats.dead_letters.add(outcome.unreadable.len() as u64);
-            self.uncommitted.push_back(batch.next_offset);
+            self.progress.processed(batch.next_offset);
             let (partition, next_offset, shard) = (self.partition, batch.next_offset, ctx.address());
             self.deps.commit.do_send(Processed { partition, next_offset, records, shard });
             self.queue_gate.leave(self.partition, &*self.deps.consumer);
         }
         if self.mode == Mode::Replay {
-            // Only committed facts are replayed.
-            self.committed = batch.next_offset;
+            self.progress.replayed(batch.next_offset);
         }
-        self.applied = batch.next_offset;
-        self.applied_to.send_replace(self.applied);
+        self.applied_to.send_replace(self.progress.applied());
         self.step(ctx);
     }
 }

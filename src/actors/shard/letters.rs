@@ -30,17 +30,6 @@ impl Shard {
         skipped
     }
 
-    pub(super) fn dead_letter(&self, batch: &RecordBatch, offset: Offset, why: &Unreadable) -> NewRecord {
-        let record = batch.iter().find(|r| r.offset == offset);
-        let origin =
-            Origin { topic: Topic::Facts.default_name().to_owned(), partition: Some(self.partition), offset: Some(offset) };
-        let topic = record.and_then(|r| r.headers.text("fact").or_else(|| r.headers.text("x-shopify-topic")));
-        let bytes = record.and_then(|r| r.value).unwrap_or_default();
-        let at = record.map_or(0, |r| r.append_time_ms);
-        let key = record.and_then(|r| r.key).map(<[u8]>::to_vec);
-        DeadLetter::new(origin, topic, bytes, why, at).into_record(key, Some(self.partition))
-    }
-
     /// What replay has to know of facts that are skipped, and their dead letters.
     pub(super) fn quarantine_records(&mut self, batch: &RecordBatch) -> Vec<NewRecord> {
         let mut records = Vec::new();
@@ -48,7 +37,7 @@ impl Shard {
         for offset in due {
             for death in self.quarantines.remove(&offset).unwrap_or_default() {
                 let why = Unreadable::new(Reason::Poison, format!("it kills the actor: {}", death.message));
-                records.push(self.dead_letter(batch, offset, &why));
+                records.push(dead_letter(batch, offset, &why));
                 let quarantine = Quarantine {
                     shop: death.shop.to_string(),
                     variant_id: death.variant,
@@ -74,7 +63,18 @@ fn headers(record: &str) -> Vec<(&'static str, Vec<u8>)> {
     vec![("version", decision::VERSION.to_string().into_bytes()), (decision::RECORD_HEADER, record.as_bytes().to_vec())]
 }
 
-pub(super) fn decision_record(partition: Partition, d: &Decision) -> NewRecord {
+/// Of the fact at `offset` in the batch.
+pub fn dead_letter(batch: &RecordBatch, offset: Offset, why: &Unreadable) -> NewRecord {
+    let (record, partition) = (batch.iter().find(|r| r.offset == offset), Some(batch.partition));
+    let origin = Origin { topic: Topic::Facts.default_name().to_owned(), partition, offset: Some(offset) };
+    let topic = record.and_then(|r| r.headers.text("fact").or_else(|| r.headers.text("x-shopify-topic")));
+    let bytes = record.and_then(|r| r.value).unwrap_or_default();
+    let at = record.map_or(0, |r| r.append_time_ms);
+    let key = record.and_then(|r| r.key).map(<[u8]>::to_vec);
+    DeadLetter::new(origin, topic, bytes, why, at).into_record(key, partition)
+}
+
+pub fn decision_record(partition: Partition, d: &Decision) -> NewRecord {
     NewRecord {
         topic: Topic::Decisions,
         partition: Some(partition),
@@ -85,7 +85,7 @@ pub(super) fn decision_record(partition: Partition, d: &Decision) -> NewRecord {
 }
 
 /// Puts decisions in the order of their facts and numbers those of one fact.
-pub(super) fn number(decisions: &mut [Decision]) {
+pub fn number(decisions: &mut [Decision]) {
     // Stable: those of one variant stay in the order of its rules.
     decisions.sort_by_key(|d| (d.caused_by.offset, d.variant_id));
     let mut last = (-1, 0);

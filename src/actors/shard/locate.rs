@@ -33,7 +33,7 @@ impl Handler<Locate> for Shard {
             now: self.fold.now().unwrap_or(0),
             provenance: Provenance {
                 partition: self.partition,
-                offset: self.applied - 1,
+                offset: self.progress.applied() - 1,
                 epoch: self.epoch,
                 node: self.deps.settings.node.clone(),
                 source: Source::Owner,

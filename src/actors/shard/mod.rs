@@ -9,8 +9,9 @@
 //! are written when the offset they stand at is committed: none holds a fact at or past the committed offset (DESIGN §3).
 
 mod batches;
-mod letters;
+pub mod letters;
 mod locate;
+pub mod progress;
 mod room;
 mod snapshots;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 pub use locate::{ListShops, Locate};
+use progress::Progress;
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -39,10 +41,7 @@ use crate::events::ids::VariantId;
 use crate::events::record::{Offset, Partition, RecordBatch};
 use crate::events::time::Millis;
 use crate::ports::event_log::GroupHandle;
-use crate::ports::snapshot_store::{Epoch, Snapshot};
-
-/// Batches processed but not yet committed; past it the shard waits (DESIGN §7.9).
-const UNCOMMITTED_BATCHES: usize = 16;
+use crate::ports::snapshot_store::{Checkpoint, Epoch, Snapshot};
 
 /// A batch from the consumer's thread.
 #[derive(Message)]
@@ -122,8 +121,7 @@ struct ShopEntry {
 
 /// A collection on its way to the store.
 struct Collecting {
-    facts: Offset,
-    decisions: Offset,
+    checkpoint: Checkpoint,
     /// Asked for their states.
     shops: Vec<Arc<str>>,
     stored: Vec<(Arc<str>, VariantId, Stored)>,
@@ -156,13 +154,7 @@ pub struct Shard {
     current: Option<RecordBatch>,
     /// Counts batches.
     number: u64,
-    /// Offsets after what is applied, and after what is committed.
-    applied: Offset,
-    committed: Offset,
-    /// Ends of processed batches that are not committed yet.
-    uncommitted: VecDeque<Offset>,
-    /// Decisions caused by facts at or past `committed` stand at or past this offset.
-    decisions: Offset,
+    progress: Progress,
     /// Offset of the last fact that changed the shard's own state.
     last: Offset,
     dirty: bool,
@@ -205,10 +197,7 @@ impl Shard {
             queue_gate,
             current: None,
             number: 0,
-            applied: from,
-            committed: from,
-            uncommitted: VecDeque::new(),
-            decisions,
+            progress: Progress::new(from, decisions),
             last: -1,
             dirty: false,
             want_snapshot: false,
@@ -285,7 +274,7 @@ impl Shard {
                 if self.draining.is_some() {
                     self.drain(ctx);
                 } else if !self.make_room(ctx)
-                    && self.uncommitted.len() < UNCOMMITTED_BATCHES
+                    && self.progress.has_room()
                     && let Some(batch) = self.queue.pop_front()
                 {
                     self.process(batch, BTreeMap::new(), ctx);
@@ -311,7 +300,7 @@ impl Shard {
         ctx.spawn(next.into_actor(self).map(|(inputs, input), shard, ctx| match input {
             Some(Input::Facts { batch, recorded, decisions }) => {
                 shard.inputs = Some(inputs);
-                shard.decisions = decisions;
+                shard.progress.replays(decisions);
                 shard.deps.stats.replayed.add(batch.len() as u64);
                 shard.process(batch, recorded, ctx);
             }
@@ -323,9 +312,7 @@ impl Shard {
 
     fn go_live(&mut self, committed: Offset, decisions: Offset, ctx: &mut Context<Self>) {
         self.mode = Mode::Live;
-        self.applied = committed;
-        self.committed = committed;
-        self.decisions = decisions;
+        self.progress.goes_live(committed, decisions);
         self.applied_to.send_replace(committed);
         self.phase.send_replace(Phase::Live);
         tracing::info!(
@@ -378,7 +365,7 @@ impl Handler<Deliver> for Shard {
     type Result = ();
 
     fn handle(&mut self, Deliver(batch): Deliver, ctx: &mut Self::Context) {
-        if self.draining.is_some() || batch.next_offset <= self.applied {
+        if self.draining.is_some() || batch.next_offset <= self.progress.applied() {
             self.queue_gate.leave(self.partition, &*self.deps.consumer);
             return;
         }

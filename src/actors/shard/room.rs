@@ -53,7 +53,7 @@ impl Shard {
             if !self.begin_collection(pace, ctx) {
                 return false;
             }
-            if is_full && self.committed < self.applied {
+            if is_full && !self.progress.is_committed() {
                 self.deps.commit.do_send(Flush);
             }
             return true;

@@ -14,7 +14,7 @@ use crate::actors::shop::{CollectShop, Kept};
 use crate::actors::snapshotter::Save;
 use crate::actors::table::Phase;
 use crate::domain::snapshot;
-use crate::ports::snapshot_store::{Checkpoint, Columns, Entity};
+use crate::ports::snapshot_store::{Columns, Entity};
 
 impl Shard {
     /// Begins to collect dirty states if it is time; true if it did.
@@ -40,8 +40,7 @@ impl Shard {
             entry.addr.do_send(CollectShop(collection.clone()));
         }
         self.collecting = Some(Collecting {
-            facts: self.applied,
-            decisions: self.decisions,
+            checkpoint: self.progress.checkpoint(),
             shops,
             snapshots: None,
             stored: Vec::new(),
@@ -72,19 +71,19 @@ impl Shard {
     /// Hands a collection to the store once what it holds is committed.
     pub(super) fn save_if_committed(&mut self) {
         if let Some(c) = &mut self.collecting
-            && c.facts <= self.committed
+            && self.progress.covers(&c.checkpoint)
             && let Some(snapshots) = c.snapshots.as_mut().map(std::mem::take)
             && !(snapshots.is_empty())
         {
-            let checkpoint = Checkpoint { facts: c.facts, decisions: c.decisions };
-            self.deps.snapshotter.do_send(Save { partition: self.partition, epoch: self.epoch, checkpoint, snapshots });
+            let (partition, epoch, checkpoint) = (self.partition, self.epoch, c.checkpoint);
+            self.deps.snapshotter.do_send(Save { partition, epoch, checkpoint, snapshots });
         }
     }
 
     /// One step of a drain; every event on the way calls it again.
     pub(super) fn drain(&mut self, ctx: &mut Context<Self>) {
         self.queue.clear();
-        if self.committed < self.applied && !self.uncommitted.is_empty() {
+        if !self.progress.is_committed() {
             self.deps.commit.do_send(Flush);
             return;
         }
@@ -125,13 +124,7 @@ impl Handler<Committed> for Shard {
     type Result = ();
 
     fn handle(&mut self, c: Committed, ctx: &mut Self::Context) {
-        self.committed = self.committed.max(c.next_offset);
-        while self.uncommitted.front().is_some_and(|end| *end <= self.committed) {
-            self.uncommitted.pop_front();
-        }
-        if let Some(end) = c.decisions {
-            self.decisions = self.decisions.max(end);
-        }
+        self.progress.committed(c.next_offset, c.decisions);
         self.save_if_committed();
         self.step(ctx);
     }

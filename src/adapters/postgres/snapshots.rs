@@ -97,8 +97,8 @@ impl SnapshotStore for PostgresStore {
         Box::pin(self.run("saving snapshots", patience, async move |c| save(c, partition, epoch, checkpoint, snapshots).await))
     }
 
-    fn clear(&self, partition: Partition) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.run("removing snapshots", PATIENCE * 10, async move |c| clear(c, partition).await))
+    fn clear(&self, partition: Partition, epoch: Epoch) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.run("removing snapshots", PATIENCE * 10, async move |c| clear(c, partition, epoch).await))
     }
 
     fn store_id(&self) -> BoxFuture<'_, Result<Uuid, StoreError>> {
@@ -164,6 +164,15 @@ async fn load_some(c: &mut PgConnection, partition: Partition, wanted: &[(Arc<st
     rows.iter().map(read).collect()
 }
 
+/// Goes on only as the present owner, which it stays until the transaction ends (DESIGN §7.5).
+async fn hold(c: &mut PgConnection, partition: Partition, epoch: Epoch) -> Result<(), Fault> {
+    let current: Option<Epoch> = sqlx::query_scalar("select epoch from partition_owner where partition = $1 for no key update")
+        .bind(partition)
+        .fetch_optional(c)
+        .await?;
+    if current == Some(epoch) { Ok(()) } else { Err(fenced(partition, epoch, current).into()) }
+}
+
 async fn save(
     c: &mut PgConnection,
     partition: Partition,
@@ -172,13 +181,7 @@ async fn save(
     snapshots: &[Snapshot],
 ) -> Result<(), Fault> {
     let mut tx = c.begin().await?;
-    let current: Option<Epoch> = sqlx::query_scalar("select epoch from partition_owner where partition = $1 for no key update")
-        .bind(partition)
-        .fetch_optional(&mut *tx)
-        .await?;
-    if current != Some(epoch) {
-        return Err(fenced(partition, epoch, current).into());
-    }
+    hold(&mut tx, partition, epoch).await?;
     let mut rest = snapshots;
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(chunk_len(rest));
@@ -229,9 +232,10 @@ async fn upsert(c: &mut PgConnection, partition: Partition, chunk: &[Snapshot]) 
     Ok(())
 }
 
-async fn clear(c: &mut PgConnection, partition: Partition) -> Result<(), Fault> {
+async fn clear(c: &mut PgConnection, partition: Partition, epoch: Epoch) -> Result<(), Fault> {
     let mut tx = c.begin().await?;
-    // First, so that a save under way is waited for. The epoch stays.
+    hold(&mut tx, partition, epoch).await?;
+    // The epoch stays.
     sqlx::query("update partition_owner set facts_offset = null, decisions_offset = null where partition = $1")
         .bind(partition)
         .execute(&mut *tx)

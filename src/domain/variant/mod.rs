@@ -180,8 +180,9 @@ impl VariantState {
             return observed;
         }
         let total_before = self.stock.available();
-        observed.changed = self.adopt_rules(ctx, at, &mut observed.fired);
-        observed.changed |= self.expire(at.now);
+        // First: what has expired covers nothing, whether or not a tick has said so yet.
+        observed.changed = self.expire(at.now);
+        observed.changed |= self.adopt_rules(ctx, at, &mut observed.fired);
         let mut moved = None;
         match fact {
             VariantFact::Listed(listed) => observed.changed |= self.list(listed, at),

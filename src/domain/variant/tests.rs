@@ -301,6 +301,17 @@ fn a_proposal_on_which_nobody_acts_expires() {
 }
 
 #[test]
+fn a_proposal_that_has_expired_covers_no_crossing_although_no_tick_came_in_between() {
+    let mut b = Bench::new(&constant("expire_after = \"2h\""));
+    b.levels(&[20, 9]);
+    b.now += 3 * HOUR;
+    b.apply_rules(&constant("initial = \"propose\""));
+    let made = b.fact(VariantFact::Touch);
+    assert_eq!(made.iter().map(|d| d.quantity).collect::<Vec<_>>(), [Some(54)]);
+    assert_eq!(b.open(), ["proposed"]);
+}
+
+#[test]
 fn a_deleted_variant_cancels_its_proposals_and_fires_no_more() {
     let mut b = Bench::new(&constant(""));
     b.levels(&[20, 9]);

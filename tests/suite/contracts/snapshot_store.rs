@@ -24,6 +24,7 @@ over_every_store!(
     a_checkpoint_never_goes_backwards,
     the_newer_snapshot_wins_as_in_a_plain_model,
     clearing_removes_one_partition_and_keeps_its_epochs,
+    an_old_owner_removes_nothing_of_the_new_one,
     a_shop_is_loaded_alone,
     variants_of_several_shops_are_loaded_in_one_read,
     ten_thousand_of_a_hundred_thousand_are_read_back_without_reading_all,
@@ -215,7 +216,7 @@ async fn clearing_removes_one_partition_and_keeps_its_epochs(site: &Site) {
         let rows = [snapshot("a", Entity::Shop, 50, epoch)];
         store.save(partition, epoch, Checkpoint { facts: 51, decisions: 2 }, &rows).await.expect("save");
     }
-    store.clear(0).await.expect("clear");
+    store.clear(0, epoch).await.expect("clear");
     assert_eq!(store.checkpoint(0).await.expect("read"), None);
     assert!(load(&*store, 0).await.is_empty());
     assert_eq!(load(&*store, 1).await.len(), 1);
@@ -225,6 +226,25 @@ async fn clearing_removes_one_partition_and_keeps_its_epochs(site: &Site) {
     store.save(0, epoch, Checkpoint { facts: 5, decisions: 0 }, &rows).await.expect("save");
     assert_eq!(store.checkpoint(0).await.expect("read"), Some(Checkpoint { facts: 5, decisions: 0 }));
     assert!(store.acquire_epoch(0, "b").await.expect("epoch") > epoch);
+}
+
+async fn an_old_owner_removes_nothing_of_the_new_one(site: &Site) {
+    // DESIGN §7.5
+    let (old, new) = (site.node().await, site.node().await);
+    let before = old.acquire_epoch(2, "old").await.expect("epoch");
+    let after = new.acquire_epoch(2, "new").await.expect("epoch");
+    let checkpoint = Checkpoint { facts: 5, decisions: 3 };
+    let rows = [snapshot("", Entity::Shard, 3, after), snapshot("a", Entity::Variant(1), 4, after)];
+    new.save(2, after, checkpoint, &rows).await.expect("save");
+    for epoch in [before, 0, after + 1] {
+        let refused = old.clear(2, epoch).await.expect_err("fenced");
+        let StoreError::Fenced { partition: 2, ours, current } = refused else { panic!("{refused}") };
+        assert_eq!((ours, current), (epoch, after));
+    }
+    assert_eq!(load(&*new, 2).await, rows);
+    assert_eq!(new.checkpoint(2).await.expect("read"), Some(checkpoint));
+    let refused = old.clear(3, 0).await.expect_err("nobody has owned it yet");
+    assert!(matches!(refused, StoreError::Fenced { partition: 3, current: 0, .. }), "{refused}");
 }
 
 async fn a_shop_is_loaded_alone(site: &Site) {

@@ -159,6 +159,9 @@ impl Variant {
                 for place in places.iter().filter(|p| p.location.is_some() == (rule.scope == "location")) {
                     self.judge_place(around, rule, place, over, at, made);
                 }
+            } else {
+                // Should it select the variant again, it sees it for the first time.
+                self.marks.retain(|(uid, _), _| *uid != rule.uid);
             }
         }
     }

@@ -92,7 +92,8 @@ async fn clear(site: &Site) {
     let url = &site.database.as_ref().expect("a database").url;
     let store = stockwarden::adapters::postgres::PostgresStore::connect(url, Duration::from_secs(20)).await.expect("the store");
     for partition in 0..site.settings.partitions {
-        store.clear(partition).await.expect("cleared");
+        let epoch = store.acquire_epoch(partition, "nobody").await.expect("an epoch");
+        store.clear(partition, epoch).await.expect("cleared");
     }
 }
 

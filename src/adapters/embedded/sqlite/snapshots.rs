@@ -99,8 +99,9 @@ impl SnapshotStore for SqliteStore {
         Box::pin(self.write("saving snapshots", async move |c| save(c, partition, epoch, checkpoint, snapshots).await))
     }
 
-    fn clear(&self, partition: Partition) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn clear(&self, partition: Partition, epoch: Epoch) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.write("removing snapshots", async move |c| {
+            hold(c, partition, epoch).await?;
             // The epoch stays.
             sqlx::query("update partition_owner set facts_offset = null, decisions_offset = null where partition = $1")
                 .bind(partition)
@@ -125,6 +126,13 @@ impl SnapshotStore for SqliteStore {
     }
 }
 
+/// Goes on only as the present owner (DESIGN §7.5); the database has one writer at a time.
+async fn hold(c: &mut SqliteConnection, partition: Partition, epoch: Epoch) -> Result<(), Fault> {
+    let current: Option<Epoch> =
+        sqlx::query_scalar("select epoch from partition_owner where partition = $1").bind(partition).fetch_optional(c).await?;
+    if current == Some(epoch) { Ok(()) } else { Err(fenced(partition, epoch, current).into()) }
+}
+
 async fn save(
     c: &mut SqliteConnection,
     partition: Partition,
@@ -132,13 +140,7 @@ async fn save(
     checkpoint: Checkpoint,
     snapshots: &[Snapshot],
 ) -> Result<(), Fault> {
-    let current: Option<Epoch> = sqlx::query_scalar("select epoch from partition_owner where partition = $1")
-        .bind(partition)
-        .fetch_optional(&mut *c)
-        .await?;
-    if current != Some(epoch) {
-        return Err(fenced(partition, epoch, current).into());
-    }
+    hold(c, partition, epoch).await?;
     for chunk in snapshots.chunks(CHUNK_ROWS) {
         upsert(c, partition, chunk).await?;
     }
