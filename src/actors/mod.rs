@@ -35,7 +35,7 @@ pub use engine::Engine;
 
 /// The pure parts of ownership, commit and recovery, for the seeded simulation that drives them (tests/suite/simulation).
 pub mod protocol {
-    pub use super::batch::{Mode, cut};
+    pub use super::batch::{Mode, cut_before_tick};
     pub use super::collect::sealed;
     pub use super::commit::book::{Book, DecisionEnds, Forgotten, Told, Work};
     pub use super::recovery::{Decisions, Loaded, check, load};

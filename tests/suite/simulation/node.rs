@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use stockwarden::actors::protocol::{Book, Decisions, Mode, check, cut, load};
+use stockwarden::actors::protocol::{Book, Decisions, Mode, check, cut_before_tick, load};
 use stockwarden::events::record::{Offset, Partition, RecordBatch, Topic};
 use stockwarden::ports::event_log::PartitionReader as _;
 use stockwarden::ports::snapshot_store::{Checkpoint, Epoch, Snapshot};
@@ -359,7 +359,7 @@ impl World {
 fn pieces(mut batch: RecordBatch, broken: Broken) -> Vec<RecordBatch> {
     let mut pieces = Vec::new();
     while broken != Broken::TickInBatch
-        && let Some(rest) = cut(&mut batch)
+        && let Some(rest) = cut_before_tick(&mut batch)
     {
         pieces.push(std::mem::replace(&mut batch, rest));
     }
