@@ -306,7 +306,10 @@ impl World {
 
     /// The store knows a newer owner: discard, and take a newer epoch if the partition is still ours.
     fn fenced(&mut self, n: usize, partition: Partition) {
-        if self.nodes[n].owned.contains_key(&partition) && !self.nodes[n].revoking.contains(&partition) {
+        if self.nodes[n].revoking.contains(&partition) {
+            // Who waits for its drain is answered by its end.
+            self.hand_over(n, partition);
+        } else if self.nodes[n].owned.contains_key(&partition) {
             self.nodes[n].discard(partition);
             self.begin(n, partition);
         }
