@@ -39,7 +39,7 @@ pub mod protocol {
     pub use super::collect::sealed;
     pub use super::commit::book::{Book, DecisionEnds, Forgotten, Told, Work};
     pub use super::recovery::{Decisions, Loaded, check, load};
-    pub use super::shard::letters::{dead_letter, decision_record, number};
+    pub use super::shard::letters::{dead_letter, number, records};
     pub use super::shard::progress::Progress;
     pub use super::shop::RecoveredShop;
 }

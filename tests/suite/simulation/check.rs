@@ -11,7 +11,7 @@ use super::fold::{Bytes, Fold};
 use super::log::{Log, PARTITIONS};
 use super::store::now;
 use super::world::World;
-use crate::reference::{DecisionOutcome, Record, Reference, VariantKey, VariantOutcome, first_difference};
+use crate::reference::{DecisionOutcome, ProposalOutcome, Record, Reference, VariantKey, VariantOutcome, first_difference};
 
 /// Partition, offset of the cause, id. The order among the decisions of one fact is no promise across shops.
 type Place = (Partition, Offset, String);
@@ -64,7 +64,19 @@ impl World {
                 let open = |p: &stockwarden::domain::proposal::Proposal| {
                     let scope = if p.location.is_none() { "shop" } else { "location" };
                     let key = (p.kind.as_str().to_owned(), scope.to_owned(), p.location.map(|l| l.0));
-                    (key, (p.id.to_string(), p.quantity))
+                    let text = |t: &Option<Box<str>>| t.as_deref().map(str::to_owned);
+                    let outcome = ProposalOutcome {
+                        id: p.id.to_string(),
+                        state: p.state.as_str().to_owned(),
+                        quantity: p.quantity,
+                        received: p.received,
+                        assigned_to: text(&p.assigned_to),
+                        snoozed_until: p.snooze.and_then(|s| s.until),
+                        snoozed_level: p.snooze.and_then(|s| s.level),
+                        eta: p.eta,
+                        reference: text(&p.reference),
+                    };
+                    (key, outcome)
                 };
                 let outcome = VariantOutcome {
                     item: state.item.map(|i| i.0),

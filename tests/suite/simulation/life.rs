@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use stockwarden::actors::protocol::{Decisions, Mode, Progress, dead_letter, decision_record};
+use stockwarden::actors::protocol::{Decisions, Mode, Progress, dead_letter, records};
 use stockwarden::events::decision;
 use stockwarden::events::record::{NewRecord, Offset, Partition, RecordBatch};
 use stockwarden::ports::snapshot_store::{Checkpoint, Epoch, Snapshot};
@@ -174,7 +174,7 @@ impl Life {
     pub fn settle(&mut self) -> Vec<Effect> {
         let Some((batch, mut made)) = self.current.take() else { return Vec::new() };
         self.fold.settle(&mut made);
-        let mut records: Vec<_> = made.decisions.iter().map(|d| decision_record(self.partition, d)).collect();
+        let mut records = records(self.partition, &made.decisions, &[]);
         records.extend(made.unreadable.iter().map(|(offset, why)| dead_letter(&batch, *offset, why)));
         self.progress.processed(batch.next_offset);
         let mut effects = vec![Effect::Processed { next_offset: batch.next_offset, records }];
