@@ -222,6 +222,15 @@ impl Proposal {
         moved
     }
 
+    /// Remembers a transfer that carries it out; whether that is news.
+    pub fn carried_by(&mut self, transfer: TransferId, handler: &str) -> bool {
+        let is_news = self.state.is_open() && self.carriers.iter().all(|c| c.transfer != transfer);
+        if is_news {
+            self.carriers.push(Carrier { transfer, handler: handler.into() });
+        }
+        is_news
+    }
+
     /// Ends a snooze whose end has come; whether it did.
     pub fn wake(&mut self, now: Millis, available: Option<i64>) -> bool {
         let is_over = self.snooze.is_some_and(|s| s.is_over(now, available));

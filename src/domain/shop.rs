@@ -1,5 +1,6 @@
 //! The shop: its catalogue, and which variants a fact concerns.
 
+mod transfers;
 mod v1;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use super::rules::{self, ActiveRule, RuleSet};
 use super::variant::{Listed, VariantFact, WaitingLevel};
 use crate::events::dead_letter::{Reason, Unreadable};
 use crate::events::decision::Recorded;
-use crate::events::fact::{At, Fact, ItemObserved, ProductObserved, RulesApplied, Stamp, VariantListed};
+use crate::events::fact::{At, Fact, ItemObserved, ProductObserved, RulesApplied, Stamp, TransferStage, VariantListed};
 use crate::events::ids::{DEFAULT_ORGANISATION, ItemId, ProductId, TransferId, VariantId};
 use crate::events::time::Millis;
 
@@ -60,6 +61,8 @@ pub struct ShopState {
     own_rules: Vec<ActiveRule>,
     /// Shopify transfers that carry out proposals of these variants, until they are over.
     transfers: BTreeMap<TransferId, Vec<VariantId>>,
+    /// Transfers that nobody has claimed: Shopify may tell of one before who made it does.
+    unclaimed: BTreeMap<TransferId, TransferStage>,
 }
 
 impl Default for ShopState {
@@ -73,6 +76,7 @@ impl Default for ShopState {
             own_version: 0,
             own_rules: Vec::new(),
             transfers: BTreeMap::new(),
+            unclaimed: BTreeMap::new(),
         }
     }
 }
@@ -170,13 +174,15 @@ impl Shop {
             Fact::ProductGone { product, stamp } => effect.changed = self.observe_product_gone(product, stamp, at, steps),
             Fact::Item(item) => effect.changed = self.observe_item(*item, at, steps)?,
             Fact::EffectSettled(outcome) => {
-                let variant = outcome.variant_id;
+                let (variant, transfer) = (outcome.variant_id, outcome.transfer());
                 self.pass_on(variant, VariantFact::EffectSettled(outcome), at, steps);
+                effect.changed = transfer.is_some_and(|t| self.claim(t, variant, at, steps));
             }
             Fact::ProposalMoved(moved) => {
                 let variant = moved.variant_id;
                 self.pass_on(variant, VariantFact::ProposalMoved(moved), at, steps);
             }
+            Fact::Transfer(seen) => effect.changed = self.observe_transfer(&seen, at, steps),
             Fact::ShopRegistered(registered) => {
                 effect.rules_changed = *registered.organisation != *self.state.organisation;
                 effect.changed = effect.rules_changed || self.state.removed || *registered.kind != *self.state.kind;

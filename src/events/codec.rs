@@ -2,6 +2,8 @@
 //!
 //! Understood, in this order (DESIGN §10): our own headers, `x-shopify-*` headers, the shape of the JSON value.
 
+mod transfer;
+
 use std::borrow::Cow;
 
 use serde::Deserialize;
@@ -12,6 +14,7 @@ use super::fact::{self, At, Fact, FactType, ItemObserved, LevelObserved, Product
 use super::ids::{self, ItemId, LocationId, ProductId, VariantId};
 use super::record::RecordRef;
 use super::time::{self, Millis};
+use transfer::TransferBody;
 
 /// A fact may not be later than its append time by more than this.
 const MAX_AHEAD_MS: Millis = 5 * 60 * 1000;
@@ -119,6 +122,12 @@ pub fn read_body(
                 stamp: stamp(updated_at),
             };
             return Ok((Fact::Item(Box::new(item)), event_time(updated_at)));
+        }
+        FactType::TransfersReadyToShip | FactType::TransfersUpdated | FactType::TransfersComplete | FactType::TransfersCancel => {
+            let body: TransferBody = parse(value)?;
+            let updated_at = parse_time(body.updated_at.as_deref(), "updated_at").unwrap_or(None);
+            let observed = transfer::observed(fact_type, &body);
+            return Ok((observed.map_or(Fact::Stored, |t| Fact::Transfer(Box::new(t))), event_time(updated_at)));
         }
         FactType::ShopRegistered => Fact::ShopRegistered(parse_owned(value)?),
         FactType::ShopRemoved => Fact::ShopRemoved,

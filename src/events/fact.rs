@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::ids::{self, ItemId, LocationId, ProductId, VariantId};
+use super::ids::{self, ItemId, LocationId, ProductId, TransferId, VariantId};
 use super::record::Offset;
 use super::time::{self, Millis};
 
@@ -51,6 +51,10 @@ fact_types! {
     LevelsConnect = "inventory_levels/connect",
     LevelsDisconnect = "inventory_levels/disconnect",
     ItemsUpdate = "inventory_items/update",
+    TransfersReadyToShip = "inventory_transfers/ready_to_ship",
+    TransfersUpdated = "inventory_transfers/updated",
+    TransfersComplete = "inventory_transfers/complete",
+    TransfersCancel = "inventory_transfers/cancel",
     // Stored now, folded later.
     ItemsCreate = "inventory_items/create",
     ItemsDelete = "inventory_items/delete",
@@ -65,12 +69,8 @@ fact_types! {
     LocationsActivate = "locations/activate",
     LocationsDeactivate = "locations/deactivate",
     TransfersAddItems = "inventory_transfers/add_items",
-    TransfersCancel = "inventory_transfers/cancel",
-    TransfersComplete = "inventory_transfers/complete",
-    TransfersReadyToShip = "inventory_transfers/ready_to_ship",
     TransfersRemoveItems = "inventory_transfers/remove_items",
     TransfersUpdateItemQuantities = "inventory_transfers/update_item_quantities",
-    TransfersUpdated = "inventory_transfers/updated",
     BulkOperationsFinish = "bulk_operations/finish",
     AppUninstalled = "app/uninstalled",
     CustomersDataRequest = "customers/data_request",
@@ -213,6 +213,36 @@ pub struct EffectSettled {
     pub possible_duplicate: bool,
 }
 
+impl EffectSettled {
+    /// The Shopify transfer that it made.
+    pub fn transfer(&self) -> Option<TransferId> {
+        self.reference.as_deref().filter(|_| self.state == "done").and_then(TransferId::from_gid)
+    }
+}
+
+/// How far a Shopify transfer has come. Drafts and what is edited in them say nothing to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TransferStage {
+    ReadyToShip,
+    InProgress,
+    Complete,
+    Cancelled,
+}
+
+impl TransferStage {
+    pub const fn is_last(self) -> bool {
+        matches!(self, TransferStage::Complete | TransferStage::Cancelled)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransferObserved {
+    pub transfer: TransferId,
+    pub stage: TransferStage,
+    /// Units by item, where the payload names them.
+    pub lines: Vec<(ItemId, i64)>,
+}
+
 /// A move of a proposal by a person or a system (DESIGN §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -322,6 +352,7 @@ pub enum Fact {
     Item(Box<ItemObserved>),
     EffectSettled(Box<EffectSettled>),
     ProposalMoved(Box<ProposalMoved>),
+    Transfer(Box<TransferObserved>),
     ShopRegistered(Box<ShopRegistered>),
     ShopRemoved,
     Rules(Box<RulesApplied>),

@@ -29,6 +29,25 @@ numeric_ids! {
     TransferId,
 }
 
+impl TransferId {
+    /// From Shopify's global id.
+    pub fn from_gid(gid: &str) -> Option<TransferId> {
+        number_of(gid, "InventoryTransfer").map(TransferId)
+    }
+}
+
+impl ItemId {
+    pub fn from_gid(gid: &str) -> Option<ItemId> {
+        number_of(gid, "InventoryItem").map(ItemId)
+    }
+}
+
+/// `gid://shopify/Kind/1`, a query after it or not.
+fn number_of(gid: &str, kind: &str) -> Option<u64> {
+    let rest = gid.strip_prefix("gid://shopify/")?.strip_prefix(kind)?.strip_prefix('/')?;
+    rest.split('?').next()?.parse().ok()
+}
+
 /// The organisation of shops that nobody put into another one.
 pub const DEFAULT_ORGANISATION: &str = "default";
 

@@ -35,6 +35,7 @@ impl From<ShopStateV1> for ShopState {
             own_version: old.own_version,
             own_rules: old.own_rules,
             transfers: BTreeMap::new(),
+            unclaimed: BTreeMap::new(),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! - [`VariantState::record`] takes a decision in, computed or read back.
 
 mod decide;
+mod proposals;
 mod triggers;
 mod v1;
 
@@ -13,24 +14,19 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
-use uuid::Uuid;
 
 pub use decide::decide;
 use triggers::Arm;
 pub use triggers::Fired;
 
-use super::proposal::{Moved, Proposal, State};
+use super::proposal::{Proposal, State};
 use super::rules::{ActiveRule, EffectiveRules};
 use super::shop::ProductInfo;
 use super::stock::{Change, Stock};
 use crate::events::decision::Decision;
-use crate::events::fact::{At, EffectSettled, ProposalMoved, Stamp};
+use crate::events::fact::{At, EffectSettled, ProposalMoved, Stamp, TransferObserved};
 use crate::events::ids::{ItemId, LocationId, ProductId, VariantId};
 use crate::events::record::{Offset, Partition};
-use crate::events::time::Millis;
-
-/// Closed proposals that are remembered, so that a repeated move is answered well.
-const CLOSED_KEPT: usize = 4;
 
 /// All that is known of a variant. A function of the facts up to `last` (DESIGN §7.3).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,6 +73,8 @@ pub enum VariantFact {
     },
     EffectSettled(Box<EffectSettled>),
     ProposalMoved(Box<ProposalMoved>),
+    /// What happened to a Shopify transfer that carries out a proposal.
+    Transfer(Box<TransferObserved>),
     /// Time has passed, or the rules have changed.
     Touch,
 }
@@ -159,17 +157,6 @@ pub struct ProposalChanged {
     pub moved: Option<Box<ProposalMoved>>,
 }
 
-impl Observed {
-    fn tell(&mut self, proposal: &Proposal, moved: Option<&ProposalMoved>) {
-        self.changed = true;
-        let proposal = proposal.clone();
-        match self.proposals.iter_mut().find(|c| c.proposal.id == proposal.id) {
-            Some(told) => told.proposal = proposal,
-            None => self.proposals.push(ProposalChanged { proposal, moved: moved.map(|m| Box::new(m.clone())) }),
-        }
-    }
-}
-
 impl VariantState {
     pub fn new(product: ProductId) -> VariantState {
         VariantState {
@@ -219,13 +206,8 @@ impl VariantState {
             }
             VariantFact::Item { sku, tracked, stamp } => observed.changed |= self.observe_item(sku, *tracked, *stamp),
             VariantFact::EffectSettled(outcome) => observed.changed |= self.settle(outcome),
-            VariantFact::ProposalMoved(m) => {
-                if let Some(p) = self.proposals.iter_mut().find(|p| p.id == m.proposal_id)
-                    && p.apply(m) == Moved::Done
-                {
-                    observed.tell(p, Some(m));
-                }
-            }
+            VariantFact::ProposalMoved(m) => self.move_proposal(m, &mut observed),
+            VariantFact::Transfer(seen) => self.transferred(ctx.variant, seen, &mut observed),
             VariantFact::Touch => {}
         }
         observed.changed |= moved.is_some();
@@ -260,11 +242,6 @@ impl VariantState {
     pub fn quarantine(&mut self, message: &str, offset: Offset) {
         self.quarantined = Some(message.chars().take(200).collect::<String>().into());
         self.last = self.last.max(offset);
-    }
-
-    /// When time alone may change something: a suppressed crossing whose cool-down ends, a proposal that expires or wakes.
-    pub fn next_deadline(&self) -> Option<Millis> {
-        self.arms.iter().filter_map(Arm::deadline).chain(self.open_proposals().filter_map(Proposal::deadline)).min()
     }
 
     fn list(&mut self, listed: &Listed, at: At) -> bool {
@@ -334,54 +311,6 @@ impl VariantState {
         // Also where nothing differs: an older one that comes late must not count as news.
         self.item_stamp = stamp;
         true
-    }
-
-    fn settle(&mut self, outcome: &EffectSettled) -> bool {
-        outcome.state == "done"
-            && self
-                .proposals
-                .iter_mut()
-                .find(|p| p.id == outcome.proposal_id)
-                .is_some_and(|p| p.advance(State::Sent) == Moved::Done)
-    }
-
-    fn close_where(&mut self, state: State, observed: &mut Observed, which: impl Fn(&Proposal) -> bool) {
-        for p in self.proposals.iter_mut().filter(|p| p.state.is_open()) {
-            if which(p) && p.advance(state) == Moved::Done {
-                observed.tell(p, None);
-            }
-        }
-    }
-
-    /// Ends the snoozes whose time has come, or whose level stock has reached.
-    fn wake(&mut self, now: Millis, observed: &mut Observed) {
-        for p in self.proposals.iter_mut().filter(|p| p.snooze.is_some()) {
-            let available = match p.location {
-                Some(location) => self.stock.at(location).and_then(|l| l.available),
-                None => self.stock.available(),
-            };
-            if p.wake(now, available) {
-                observed.tell(p, None);
-            }
-        }
-    }
-
-    fn forget_closed(&mut self) {
-        let mut closed = self.proposals.iter().filter(|p| !p.state.is_open()).count();
-        self.proposals.retain(|p| {
-            let forget = closed > CLOSED_KEPT && !p.state.is_open();
-            closed -= usize::from(forget);
-            !forget
-        });
-    }
-
-    /// Units on their way to `location`, or to the whole shop.
-    pub fn under_way(&self, location: Option<LocationId>) -> i64 {
-        self.open_proposals().filter(|p| location.is_none() || p.location == location).map(Proposal::under_way).sum()
-    }
-
-    pub fn first_open(&self) -> Option<Uuid> {
-        self.open_proposals().next().map(|p| p.id)
     }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::domain::proposal;
 use crate::domain::rules::{self, RuleSet};
 use crate::events::fact::{Move, MoveDetails};
+use crate::events::time::Millis;
 
 const T0: Millis = 1_700_000_000_000;
 const HOUR: Millis = 3_600_000;

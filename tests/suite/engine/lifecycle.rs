@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
+use stockwarden::events::fact::FactType;
+use stockwarden::events::minimise::minimise;
 use stockwarden::events::record::{NewRecord, Topic};
 use stockwarden::ports::EventLog;
 use stockwarden::ports::event_log::Group;
@@ -161,6 +163,67 @@ fn what_stock_time_and_deletion_do_is_told_as_well_and_that_it_was_sent_is_not()
     assert_eq!(field(&told(&*log, &ids[&4]), "snoozed_until"), [&*time(now + HOUR), "-", "-"]);
     let levels: Vec<_> = told(&*log, &ids[&5]).iter().map(|c| c["snoozed_level"].as_i64()).collect();
     assert_eq!(levels, [Some(4), None, None], "{}", states(5));
+    engine.stop();
+}
+
+/// Shopify's word comes back over the webhooks of the transfer that a handler made, late, early or twice.
+#[test]
+fn a_transfer_that_ships_arrives_or_is_called_off_moves_its_proposal() {
+    let site = Site::new();
+    let log = site.log();
+    let engine = Running::start(log.clone(), site.store(), settings("a"));
+    sell_down(&*log, 4);
+    settle(&engine, &*log);
+    let ids = opened(&*log);
+    let gid = |n: u64| format!("gid://shopify/InventoryTransfer/292120{n}");
+    let made = |n: u64| {
+        let id = &ids[&n];
+        fact(
+            "effect/settled",
+            &json!({"decision_id": id, "proposal_id": id, "variant_id": n.to_string(), "route_id": "0", "handler": "transfers", "state": "done", "reference": gid(n)}),
+        )
+    };
+    let webhook = |topic: &'static str, n: u64, lines: Value| {
+        let fixture = include_bytes!("../../fixtures/webhooks/inventory_transfers_complete.json");
+        let mut body: Value = serde_json::from_slice(fixture).expect("JSON");
+        assert_eq!(body["id"], gid(1));
+        body["id"] = json!(gid(n));
+        if topic.ends_with("updated") {
+            body["status"] = json!("IN_PROGRESS");
+        }
+        body["line_items"] = lines;
+        let fact_type = FactType::parse(topic).expect("known");
+        let value = minimise(fact_type, body.to_string().as_bytes()).expect("understood");
+        NewRecord { value: Some(value), ..fact(topic, &json!({})) }
+    };
+    append(
+        &*log,
+        vec![
+            // Before its handler has said that it made it.
+            webhook("inventory_transfers/ready_to_ship", 1, Value::Null),
+            made(1),
+            made(2),
+            made(3),
+            webhook("inventory_transfers/updated", 1, Value::Null),
+            webhook("inventory_transfers/complete", 1, Value::Null),
+            webhook("inventory_transfers/complete", 1, Value::Null),
+            webhook("inventory_transfers/ready_to_ship", 2, Value::Null),
+            webhook("inventory_transfers/complete", 2, json!([{"inventory_item_id": 1002, "quantity": 30}])),
+            webhook("inventory_transfers/complete", 2, json!([{"inventory_item_id": 1002, "quantity": 30}])),
+            webhook("inventory_transfers/cancel", 3, Value::Null),
+            // Somebody else's.
+            webhook("inventory_transfers/cancel", 4, Value::Null),
+        ],
+    );
+    settle(&engine, &*log);
+    let states = |n: u64| field(&told(&*log, &ids[&n]), "state").join(" ");
+    assert_eq!(states(1), "ordered in_transit received");
+    assert_eq!((states(2), states(3), states(4)), ("ordered ordered".into(), "cancelled".into(), String::new()));
+    let received: Vec<_> = told(&*log, &ids[&2]).iter().map(|c| c["received"].as_i64()).collect();
+    assert_eq!(received, [Some(0), Some(30)], "what comes twice arrives once, and the rest is still awaited");
+    let changes = told(&*log, &ids[&1]);
+    assert_eq!(field(&changes, "move"), ["ordered", "in_transit", "received"]);
+    assert!(changes.iter().all(|c| (&c["by"], &c["via"]) == (&"shopify".into(), &"transfers".into())), "{changes:#?}");
     engine.stop();
 }
 

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use stockwarden::domain::proposal::{Snooze, State};
+use stockwarden::domain::proposal::{Carrier, Snooze, State};
 use stockwarden::domain::rules::{self, EffectiveRules, RuleSet};
 use stockwarden::domain::shard::{ShardFold, ShardState};
 use stockwarden::domain::shop::{ProductInfo, Shop, ShopState};
@@ -12,8 +12,10 @@ use stockwarden::domain::snapshot::{self, Seal, SnapshotError};
 use stockwarden::domain::variant::{Context, Matched, VariantFact, VariantState, decide};
 use stockwarden::events::codec;
 use stockwarden::events::decision::{CausedBy, Decision, Identity, Kind, ProposalChange, Recorded};
-use stockwarden::events::fact::{At, Fact, FactType, Move, MoveDetails, ProposalMoved, RulesApplied, Stamp};
-use stockwarden::events::ids::{ItemId, LocationId, ProductId, VariantId};
+use stockwarden::events::fact::{
+    At, EffectSettled, Fact, FactType, Move, MoveDetails, ProposalMoved, RulesApplied, Stamp, TransferObserved, TransferStage,
+};
+use stockwarden::events::ids::{ItemId, LocationId, ProductId, TransferId, VariantId};
 use stockwarden::events::record::{NewRecord, RecordBatch, Topic};
 
 use crate::engine::harness::LOW;
@@ -124,6 +126,17 @@ fn facts_of_version_1_are_read() {
     };
     assert_eq!((moved.moved, moved.via.as_str(), moved.details), (Move::Ordered, "api", details));
 
+    let file = golden("facts/v1/transfer.json", || {
+        let value = r#"{"id":"gid://shopify/InventoryTransfer/2921201","happened_at":"2026-11-24T08:19:56-05:00","origin":{"id":"gid://shopify/Location/82211110001"},"destination":{"id":"gid://shopify/Location/82211110002"},"status":"TRANSFERRED","line_items":[{"inventory_item_id":"gid://shopify/InventoryItem/710","quantity":48}]}"#;
+        fact_file("a.myshopify.com", &headers("inventory_transfers/updated"), value)
+    });
+    let (_, fact, _) = read_fact(&file);
+    let Fact::Transfer(seen) = fact else { panic!("{fact:?}") };
+    assert_eq!(
+        (seen.transfer, seen.stage, seen.lines),
+        (TransferId(2_921_201), TransferStage::Complete, vec![(ItemId(710), 48)])
+    );
+
     let file = golden("facts/v1/settled.json", || {
         let value = r#"{"decision_id":"9ad9b2fa-908a-509d-974e-62894de897e4","proposal_id":"9ad9b2fa-908a-509d-974e-62894de897e4","variant_id":"71","route_id":"0","handler":"mail","state":"done","possible_duplicate":true}"#;
         fact_file("a.myshopify.com", &[("fact", "effect/settled"), ("version", "1")], value)
@@ -219,6 +232,8 @@ fn dealt_with() -> VariantState {
         ),
         (Move::Received, MoveDetails { quantity: Some(12), note: Some("one box".into()), ..MoveDetails::default() }),
     ];
+    let made = settled(decision.proposal_id, Some("gid://shopify/InventoryTransfer/2921201"));
+    state.observe(&ctx, &VariantFact::EffectSettled(Box::new(made)), at(12));
     for ((moved, details), offset) in said.into_iter().zip(13..) {
         let (by, via) = ("ann".into(), "api".into());
         let fact = ProposalMoved { proposal_id: decision.proposal_id, variant_id: VariantId(71), moved, by, via, details };
@@ -226,6 +241,31 @@ fn dealt_with() -> VariantState {
         assert_eq!(observed.proposals.len(), 1, "{moved:?}");
     }
     state
+}
+
+fn settled(proposal_id: uuid::Uuid, reference: Option<&str>) -> EffectSettled {
+    EffectSettled {
+        decision_id: proposal_id,
+        proposal_id,
+        variant_id: VariantId(71),
+        route_id: "0".into(),
+        handler: "transfers".into(),
+        state: "done".into(),
+        reference: reference.map(str::to_owned),
+        reason: None,
+        possible_duplicate: false,
+    }
+}
+
+/// The same, with a transfer for its variant and one that nobody has claimed.
+fn shop_with_transfers() -> Shop {
+    let mut shop = shop();
+    let made = settled(uuid::Uuid::from_u128(1), Some("gid://shopify/InventoryTransfer/2921201"));
+    let other = TransferObserved { transfer: TransferId(2_921_202), stage: TransferStage::ReadyToShip, lines: Vec::new() };
+    for fact in [Fact::EffectSettled(Box::new(made)), Fact::Transfer(Box::new(other))] {
+        assert!(shop.observe(fact, at(20), &mut Vec::new()).expect("understood").changed);
+    }
+    shop
 }
 
 /// A shop with a product, and a level of an item that none names.
@@ -289,16 +329,17 @@ fn snapshots_of_version_2_are_read_and_written_to_the_byte() {
         (Some("bob"), Some("PO-7"), Some("one box"))
     );
     assert_eq!(p.eta, Some(1_795_788_800_000));
+    assert_eq!(p.carriers, [Carrier { transfer: TransferId(2_921_201), handler: "transfers".into() }]);
     assert_eq!(p.snooze, Some(Snooze { until: Some(1_795_270_400_000), level: Some(-2) }));
     assert_eq!(snapshot::encode(&state), bytes);
     assert_eq!(snapshot::encode(&dealt_with()), bytes, "the same facts give the same bytes");
 
-    let bytes = hex_golden("snapshots/v2/shop.hex", || snapshot::encode(shop().state()));
+    let bytes = hex_golden("snapshots/v2/shop.hex", || snapshot::encode(shop_with_transfers().state()));
     let state: ShopState = read(2, &bytes).expect("readable");
     let found = Shop::from_state(state);
     assert_eq!((found.variant_count(), found.waiting_items()), (1, 1));
     assert_eq!(snapshot::encode(found.state()), bytes);
-    assert_eq!(snapshot::encode(shop().state()), bytes);
+    assert_eq!(snapshot::encode(shop_with_transfers().state()), bytes);
 
     let bytes = hex_golden("snapshots/v2/shard.hex", || snapshot::encode(&shard().state()));
     let state: ShardState = read(2, &bytes).expect("readable");

@@ -129,7 +129,7 @@ impl Partition {
                 shop.judge(&rules, variant, &Subjects::NewRules, at, made);
                 if propose_first {
                     shop.time_passes(variant, at);
-                    shop.tell(variant, at, None, made);
+                    shop.tell(variant, at, &[], made);
                 }
             }
         }

@@ -15,6 +15,8 @@
 //! - A snooze ends with the first fact about the variant, or tick, at which its time has come or `available` (of the location
 //!   replenished) is at or below its level; and when the proposal closes. The note is the last move's.
 //! - One change a proposal and fact, with the state that the fact left; its opening and its being sent are none.
+//! - A transfer that an effect names carries out its proposal until it is complete or cancelled; then what comes again says nothing. What
+//!   Shopify tells of a transfer before its effect is settled counts once it is, without its lines.
 //! - What was a move changes the variant, so what waited for the end of a cool-down is looked at.
 //! - Sales count at their event time, rates are read at domain time.
 //! - `maximum` caps the order in whole packs; an order of nothing is no decision, and spends the crossing.

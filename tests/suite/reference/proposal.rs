@@ -17,6 +17,12 @@ pub struct Proposal {
     pub told: ProposalOutcome,
     pub note: Option<String>,
     pub expires_at: i64,
+    /// Transfers that carry it out, and who made them.
+    pub carriers: Vec<(String, String)>,
+}
+
+pub fn is_transfer(reference: &str) -> bool {
+    reference.starts_with("gid://shopify/InventoryTransfer/")
 }
 
 fn place(state: &str) -> usize {
@@ -26,7 +32,7 @@ fn place(state: &str) -> usize {
 impl Proposal {
     pub fn open(id: String, rule: Rule, quantity: Option<i64>, expires_at: i64) -> Proposal {
         let is = ProposalOutcome { id, state: "proposed".into(), quantity, ..ProposalOutcome::default() };
-        Proposal { rule, told: is.clone(), is, note: None, expires_at }
+        Proposal { rule, told: is.clone(), is, note: None, expires_at, carriers: Vec::new() }
     }
 
     pub fn under_way(&self) -> i64 {
@@ -60,6 +66,17 @@ impl Proposal {
             self.told.state = "sent".into();
         }
         went
+    }
+
+    /// A transfer that carries it out: whether that is news.
+    pub fn carried_by(&mut self, effect: &Value) -> bool {
+        let text = |name: &str| effect[name].as_str().unwrap_or_default().to_owned();
+        let (transfer, handler) = (text("reference"), text("handler"));
+        let is_news = is_transfer(&transfer) && self.is_open() && self.carriers.iter().all(|c| c.0 != transfer);
+        if is_news {
+            self.carriers.push((transfer, handler));
+        }
+        is_news
     }
 
     pub fn expire(&mut self, now: i64) -> bool {

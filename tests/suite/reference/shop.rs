@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::gradient::Sales;
 use super::input::{Event, Rule};
+use super::proposal::is_transfer;
 use super::variant::{At, Subjects, Surroundings, Variant};
 use super::{Counts, Made, VariantOutcome};
 
@@ -19,6 +20,9 @@ pub struct Shop {
     /// Levels stay with the item, known or not.
     items: HashMap<u64, Item>,
     variant_of: HashMap<u64, u64>,
+    /// Whose proposals a transfer carries out; and what was told of others.
+    transfers: HashMap<String, Vec<u64>>,
+    unclaimed: HashMap<String, &'static str>,
 }
 
 #[derive(Default)]
@@ -51,6 +55,8 @@ impl Shop {
             variants: HashMap::new(),
             items: HashMap::new(),
             variant_of: HashMap::new(),
+            transfers: HashMap::new(),
+            unclaimed: HashMap::new(),
         }
     }
 
@@ -83,7 +89,7 @@ impl Shop {
                     None if expired => self.judge(rules, v, &Subjects::Due, at, made),
                     None => {}
                 }
-                self.tell(v, at, None, made);
+                self.tell(v, at, &[], made);
             }
             "products/create" | "products/update" => self.list(rules, e, at, made),
             "products/delete" => {
@@ -91,7 +97,7 @@ impl Shop {
                     if let Some(variant) = self.variants.get_mut(&v).filter(|v| v.product == id("id")) {
                         variant.time_passes(at.now);
                         variant.close("cancelled", |_| true);
-                        self.tell(v, at, None, made);
+                        self.tell(v, at, &[], made);
                     }
                 }
                 self.variants.retain(|_, v| v.product != id("id"));
@@ -120,7 +126,24 @@ impl Shop {
                 if done || expired {
                     self.judge(rules, id, &Subjects::Due, at, made);
                 }
-                self.tell(id, at, Some(&e.body).filter(|_| is_move && done), made);
+                let moved = if is_move && done { std::slice::from_ref(&e.body) } else { &[] };
+                self.tell(id, at, moved, made);
+                let transfer = e.body["reference"].as_str().unwrap_or_default();
+                if !is_move && e.body["state"] == "done" && is_transfer(transfer) {
+                    self.claim(rules, transfer, id, at, made);
+                }
+            }
+            transfers if transfers.starts_with("inventory_transfers/") => {
+                let status = e.body["status"].as_str().unwrap_or_default();
+                let name = match (transfers.trim_start_matches("inventory_transfers/"), status) {
+                    ("ready_to_ship", _) | ("updated", "READY_TO_SHIP") => "ordered",
+                    ("updated", "IN_PROGRESS") => "in_transit",
+                    ("complete", _) | ("updated", "TRANSFERRED") => "received",
+                    ("cancel", _) | ("updated", "CANCELED") => "cancel",
+                    _ => return,
+                };
+                let transfer = e.body["id"].as_str().unwrap_or_default();
+                self.transferred(rules, transfer, name, &e.body["line_items"], at, made);
             }
             // All else is stored and folded by nobody yet.
             _ => {}
@@ -192,13 +215,48 @@ impl Shop {
                 variant.quantity = Some((q, stamp, sales));
             }
             self.judge(rules, id, &Subjects::Listed { total_before }, at, made);
-            self.tell(id, at, None, made);
+            self.tell(id, at, &[], made);
         }
     }
 
     fn available(&self, variant: u64) -> Option<i64> {
         let v = self.variants.get(&variant)?;
         v.available(v.item.and_then(|i| self.items.get(&i)))
+    }
+
+    /// A transfer is ours; it may have been told of before.
+    fn claim(&mut self, rules: &[Rule], transfer: &str, variant: u64, at: At, made: &mut Made) {
+        let of = self.transfers.entry(transfer.to_owned()).or_default();
+        if self.variants.contains_key(&variant) && !of.contains(&variant) {
+            of.push(variant);
+            if let Some(name) = self.unclaimed.remove(transfer) {
+                self.transferred(rules, transfer, name, &Value::Null, at, made);
+            }
+        }
+    }
+
+    fn transferred(&mut self, rules: &[Rule], transfer: &str, name: &'static str, lines: &Value, at: At, made: &mut Made) {
+        const ORDER: [&str; 4] = ["ordered", "in_transit", "received", "cancel"];
+        let place = |name: &str| ORDER.iter().position(|n| *n == name);
+        let of = self.transfers.get(transfer).cloned().unwrap_or_default();
+        if of.is_empty() {
+            let known = self.unclaimed.entry(transfer.to_owned()).or_insert(name);
+            if place(name) > place(known) {
+                *known = name;
+            }
+        }
+        for id in of {
+            let expired = self.time_passes(id, at);
+            let Some(variant) = self.variants.get_mut(&id) else { continue };
+            let (moves, differs) = variant.transferred(transfer, name, lines);
+            if differs || expired {
+                self.judge(rules, id, &Subjects::Due, at, made);
+            }
+            self.tell(id, at, &moves, made);
+        }
+        if name == "received" || name == "cancel" {
+            self.transfers.remove(transfer);
+        }
     }
 
     /// Runs the rules over a variant.
@@ -210,15 +268,15 @@ impl Shop {
     pub fn tick(&mut self, rules: &[Rule], id: u64, at: At, made: &mut Made) {
         self.time_passes(id, at);
         self.judge(rules, id, &Subjects::Due, at, made);
-        self.tell(id, at, None, made);
+        self.tell(id, at, &[], made);
     }
 
     pub fn time_passes(&mut self, id: u64, at: At) -> bool {
         self.variants.get_mut(&id).is_some_and(|v| v.time_passes(at.now))
     }
 
-    /// Ends a fact about a variant; `moved` is the move that it was, if it did anything.
-    pub fn tell(&mut self, id: u64, at: At, moved: Option<&Value>, made: &mut Made) {
+    /// Ends a fact about a variant; `moved` are the moves that it was, if they did anything.
+    pub fn tell(&mut self, id: u64, at: At, moved: &[Value], made: &mut Made) {
         self.with(id, |variant, around| variant.tell(around, at, moved, made));
     }
 

@@ -82,10 +82,11 @@ impl Story {
             };
             let (id, location) = (self.random.random_range(1..=VARIANTS), self.random.random_range(1..=LOCATIONS));
             match self.random.random_range(0..100) {
-                0..50 => self.sell(id, location),
-                50..85 => self.act(),
-                85..90 => self.settle(),
-                90..96 => self.add("~clock", "clock/tick", json!({})),
+                0..48 => self.sell(id, location),
+                48..80 => self.act(),
+                80..86 => self.settle(),
+                86..93 => self.transfer(),
+                93..96 => self.add("~clock", "clock/tick", json!({})),
                 96..98 => self.list(id),
                 98 => self.add(
                     SHOP,
@@ -207,8 +208,38 @@ impl Story {
 
     fn settle(&mut self) {
         let Some((variant, id)) = self.proposal() else { return };
+        let transfer = self.random.random_bool(0.6).then(|| transfer_of(&id));
         let state = if self.random.random_bool(0.7) { "done" } else { "failed" };
-        let body = json!({"decision_id": id, "proposal_id": id, "variant_id": variant.to_string(), "route_id": "0", "handler": "erp", "state": state});
+        let body = json!({
+            "decision_id": id,
+            "proposal_id": id,
+            "variant_id": variant.to_string(),
+            "route_id": "0",
+            "handler": "transfers",
+            "state": state,
+            "reference": transfer,
+        });
         self.add(SHOP, "effect/settled", body);
     }
+
+    /// Something happens to a proposal's transfer, whether that was made or not.
+    fn transfer(&mut self) {
+        let Some((variant, id)) = self.proposal() else { return };
+        let r = &mut self.random;
+        let topic = *["ready_to_ship", "updated", "complete", "cancel"].choose(r).expect("topics");
+        let status = ["DRAFT", "READY_TO_SHIP", "IN_PROGRESS", "TRANSFERRED", "CANCELED"].choose(r);
+        let mut body = json!({"id": transfer_of(&id), "happened_at": time(self.now), "status": status});
+        let item = variant + 1000;
+        if r.random_bool(0.4) {
+            let id = if r.random_bool(0.5) { json!(item) } else { json!(format!("gid://shopify/InventoryItem/{item}")) };
+            body["line_items"] =
+                json!([{"inventory_item_id": 7, "quantity": 1}, {"inventory_item_id": id, "quantity": r.random_range(1..60)}]);
+        }
+        self.add(SHOP, &format!("inventory_transfers/{topic}"), body);
+    }
+}
+
+fn transfer_of(proposal: &str) -> String {
+    let number = u32::from_str_radix(&proposal[..8], 16).expect("hexadecimal");
+    format!("gid://shopify/InventoryTransfer/{number}")
 }

@@ -97,8 +97,35 @@ impl Variant {
 
     /// The outcome of an effect: whether it made the proposal sent.
     pub fn settled(&mut self, body: &Value) -> bool {
-        let proposal = self.open.values_mut().find(|p| body["proposal_id"] == p.is.id);
-        body["state"] == "done" && proposal.is_some_and(Proposal::sent)
+        let proposal = self.open.values_mut().find(|p| body["proposal_id"] == p.is.id && body["state"] == "done");
+        proposal.is_some_and(|p| p.carried_by(body) | p.sent())
+    }
+
+    /// A transfer has come so far. Gives the moves that it made, and whether anything is different.
+    pub fn transferred(&mut self, transfer: &str, name: &str, lines: &Value) -> (Vec<Value>, bool) {
+        let (mut moves, mut differs) = (Vec::new(), false);
+        let item = self.item.unwrap_or_default();
+        let line = lines.as_array().into_iter().flatten().find(|l| {
+            let id = &l["inventory_item_id"];
+            id.as_u64() == Some(item) || *id == format!("gid://shopify/InventoryItem/{item}")
+        });
+        for p in self.open.values_mut() {
+            let Some(at) = p.carriers.iter().position(|c| c.0 == transfer) else { continue };
+            let mut m = json!({"proposal_id": p.is.id, "move": name, "by": "shopify", "via": p.carriers[at].1});
+            if let Some(units) = line.filter(|_| name == "received").and_then(|l| l["quantity"].as_i64()) {
+                m["quantity"] = json!(units);
+            }
+            if name == "received" || name == "cancel" {
+                p.carriers.remove(at);
+                differs = true;
+            }
+            if p.take(&m) {
+                moves.push(m);
+            }
+        }
+        self.put_away();
+        differs |= !moves.is_empty();
+        (moves, differs)
     }
 
     /// A move: whether it did anything.
@@ -126,20 +153,18 @@ impl Variant {
     }
 
     /// Ends the fact: who is to be woken, is; and what differs from what was told last is a change.
-    pub fn tell(&mut self, around: &Surroundings<'_>, at: At, moved: Option<&Value>, made: &mut Made) {
+    pub fn tell(&mut self, around: &Surroundings<'_>, at: At, moved: &[Value], made: &mut Made) {
         let total = self.available(around.item);
         for (slot, p) in &mut self.open {
             let level = connected(around.item).find(|(k, _)| Some(*k) == slot.2).and_then(|(_, l)| l.available);
             p.wake(at.now, if slot.2.is_some() { level } else { total });
         }
-        for p in self
-            .closed
-            .iter_mut()
-            .chain(self.open.values_mut())
-            .filter(|p| p.is != p.told || moved.is_some_and(|m| m["proposal_id"] == p.is.id))
-        {
+        for p in self.closed.iter_mut().chain(self.open.values_mut()) {
+            let moved = moved.iter().find(|m| m["proposal_id"] == p.is.id);
+            if p.is == p.told && moved.is_none() {
+                continue;
+            }
             p.told = p.is.clone();
-            let moved = moved.filter(|m| m["proposal_id"] == p.is.id);
             let word = |m: &Value, name: &str| m[name].as_str().unwrap_or_default().to_owned();
             made.changes.push(ChangeOutcome {
                 organisation: around.organisation.to_owned(),
