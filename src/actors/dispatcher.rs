@@ -74,7 +74,15 @@ impl Dispatcher {
         let outcomes = Outcomes { log: log.clone(), env: env.clone(), health: health.clone() };
         let shared =
             Shared { ledger: ledger.clone(), outcomes, ownership: ownership.clone(), env: env.clone(), health: health.clone() };
-        let intake = Intake { log: log.clone(), ledger, ownership: ownership.clone(), env, health: health.clone(), node };
+        let intake = Intake {
+            log: log.clone(),
+            ledger,
+            ownership: ownership.clone(),
+            env,
+            health: health.clone(),
+            node,
+            handlers: handlers.clone(),
+        };
         let (stop, stopped) = watch::channel(false);
         let (tell_group, group_known) = watch::channel(None);
         let returned = Arc::new(Delivery::default());
