@@ -13,9 +13,7 @@ use uuid::Uuid;
 use super::{PATIENCE, PostgresStore, reorders};
 use crate::adapters::sql::{Fault, LIST_LIMIT, fenced, known, printable};
 use crate::events::record::Partition;
-use crate::ports::ledger::{
-    Batch, Count, Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled, UpdateOf,
-};
+use crate::ports::ledger::{Batch, Count, Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled, UpdateOf};
 use crate::ports::snapshot_store::{Epoch, StoreError};
 
 const CHUNK_ROWS: usize = 1_000;
