@@ -113,6 +113,8 @@ async fn what_cannot_be_done_is_answered_well_so_that_the_target_does_not_repeat
     }
     desk.site.queries.open_proposals.lock().expect("lock")[0].state = stockwarden::domain::proposal::State::InTransit;
     assert_eq!(say(&desk, "/webhooks/slack", &json!({"proposal": uuid(1), "move": "ordered"})).await.status(), 200);
+    // Told to another handler only.
+    assert_eq!(say(&desk, "/webhooks/jira/mail", &json!({"proposal": uuid(2), "move": "acknowledge"})).await.status(), 200);
     assert!(desk.site.records(Topic::Facts).is_empty());
 }
 
