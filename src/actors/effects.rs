@@ -19,6 +19,9 @@
 //! The store's fence, not the consumer group, says who may settle: a send that was under way when the partition was revoked still
 //! settles while nobody has taken a newer epoch, and changes nothing afterwards.
 //!
+//! A row may tell a change of the proposal instead of the decision (an *update*, planned when the change is read): it goes the same
+//! way, after the first row of its route, makes no fact, and ends unsent where that one failed or a later change came first.
+//!
 //! Senders share nothing: own claims, own limit of sends under way, own circuit breaker. One that hangs delays no other.
 
 mod breaker;

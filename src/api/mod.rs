@@ -7,14 +7,17 @@ pub mod auth;
 mod body;
 mod boundary;
 pub mod control;
+mod inbound;
 mod params;
 mod probes;
 pub mod problem;
 mod queries;
+mod reorders;
 mod server;
 mod shops;
 mod webhooks;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,12 +29,13 @@ use actix_web::{App, HttpResponse, HttpServer, ResponseError as _, Route};
 use tokio::runtime::Handle;
 
 pub use control::{ControlHandler, serve_control};
+pub use inbound::Listener;
 pub use probes::Probe;
 pub use server::Server;
 
 pub use crate::config::NodeRole;
 use crate::events::time::Millis;
-use crate::ports::{EventLog, Queries, Registry};
+use crate::ports::{EventLog, Ledger, Moves, Queries, Registry, Reorders};
 use crate::telemetry::metrics::{HttpMetrics, Metrics};
 use crate::vault::Vault;
 use problem::{Kind, Problem};
@@ -79,8 +83,21 @@ pub struct ApiContext {
     pub clock: Arc<dyn Fn() -> Millis + Send + Sync>,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
+    pub reorders: ReorderParts,
+    /// Handlers whose targets talk back.
+    pub inbound: Vec<Listener>,
     /// Further conditions of readiness; `log`, `secrets`, `store` and those of [`Queries::readiness`] are there already.
     pub probes: Vec<Probe>,
+}
+
+/// What the endpoints of reorders need.
+#[derive(Clone)]
+pub struct ReorderParts {
+    pub list: Arc<dyn Reorders>,
+    pub moves: Arc<dyn Moves>,
+    pub ledger: Arc<dyn Ledger>,
+    /// Configured handlers with their kinds.
+    pub kinds: BTreeMap<String, String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +126,10 @@ struct State {
     shops: Arc<shops::ShopDirectory>,
     tokens: auth::Tokens,
     bodies: body::Budget,
+    reorders: ReorderParts,
+    inbound: Vec<Listener>,
+    /// Queries to the store run on the node's runtime, and to their end (PITFALLS 18).
+    runtime: Handle,
 }
 
 impl State {
@@ -117,6 +138,19 @@ impl State {
             return Ok(());
         }
         Err(Problem::new(Kind::NotFound, format!("this node has not the role {}; ask one that has", role.as_str())))
+    }
+
+    /// Runs what asks the store on the node's runtime; whoever waits may give up, it ends all the same.
+    async fn run<T: Send + 'static>(
+        &self,
+        within: Duration,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        match tokio::time::timeout(within, self.runtime.spawn(work)).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(e)) => Err(Problem::new(Kind::Internal, format!("it broke down: {e}"))),
+            Err(_) => Err(Problem::unavailable(format!("no answer within {within:?}"), Duration::from_secs(1))),
+        }
     }
 }
 
@@ -147,7 +181,10 @@ pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {
             .chain(context.probes)
             .map(probes::Remembered::new)
             .collect(),
-        tokens: auth::Tokens::new(context.registry, runtime),
+        tokens: auth::Tokens::new(context.registry, runtime.clone()),
+        runtime,
+        reorders: context.reorders,
+        inbound: context.inbound,
         bodies: body::Budget::new(context.limits.bodies),
         shops: Arc::clone(&shops),
         node: context.node,
@@ -186,10 +223,16 @@ pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {
 fn routes(config: &mut web::ServiceConfig) {
     config
         .service(only("/webhooks/shopify", "POST", web::post().to(webhooks::shopify)))
+        .service(only("/webhooks/{kind}", "POST", web::post().to(inbound::bare)))
+        .service(only("/webhooks/{kind}/{handler}", "POST", web::post().to(inbound::named)))
         .service(only("/v1/shops", "GET", web::get().to(queries::shops)))
         .service(only("/v1/shops/{shop}", "GET", web::get().to(queries::shop)))
         .service(only("/v1/shops/{shop}/variants", "GET", web::get().to(queries::variants)))
         .service(only("/v1/shops/{shop}/variants/{variant}", "GET", web::get().to(queries::variant)))
+        .service(only("/v1/reorders", "GET", web::get().to(reorders::list)))
+        .service(only("/v1/reorders/{id}", "GET", web::get().to(reorders::one)))
+        .service(only("/v1/reorders/{id}/{move}", "POST", web::post().to(reorders::make)))
+        .service(only("/v1/reorders/{id}/routes/{route}/retry", "POST", web::post().to(reorders::retry)))
         .service(only("/healthz", "GET", web::get().to(probes::healthz)))
         .service(only("/readyz", "GET", web::get().to(probes::readyz)))
         .service(only("/metrics", "GET", web::get().to(probes::metrics)));

@@ -20,6 +20,7 @@ pub enum Kind {
     NotFound,
     UnknownShop,
     MethodNotAllowed,
+    Conflict,
     RequestTimeout,
     TooLarge,
     Unprocessable,
@@ -38,6 +39,7 @@ impl Kind {
             Kind::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
             Kind::UnknownShop => (StatusCode::NOT_FOUND, "unknown-shop", "The shop is not registered"),
             Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here"),
+            Kind::Conflict => (StatusCode::CONFLICT, "conflict", "The state does not allow it"),
             Kind::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "The request came too slowly"),
             Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large"),
             Kind::Unprocessable => (StatusCode::UNPROCESSABLE_ENTITY, "failed", "The command failed"),
@@ -106,7 +108,7 @@ impl ResponseError for Problem {
         }
         match self.kind {
             Kind::Unauthorized => response.insert_header((WWW_AUTHENTICATE, "Bearer")),
-            Kind::BadSignature => response.insert_header((WWW_AUTHENTICATE, "X-Shopify-Hmac-Sha256")),
+            Kind::BadSignature => response.insert_header((WWW_AUTHENTICATE, "Signature")),
             _ => &mut response,
         };
         let body = json!({

@@ -23,16 +23,17 @@ use crate::actors::Engine;
 use crate::actors::cluster::{self, ClusterQueries};
 use crate::actors::dispatcher::{Dispatcher, Parts};
 use crate::actors::effects::{Environment, Random};
+use crate::actors::moves::Mover;
 use crate::actors::settings::EngineSettings;
 use crate::actors::stats::EngineStats;
 use crate::adapters::peers::HttpPeers;
 use crate::admin::{Admin, Command};
-use crate::api::{self, ApiContext, ControlHandler, Limits, NodeRole, Probe};
+use crate::api::{self, ApiContext, ControlHandler, Limits, Listener, NodeRole, Probe, ReorderParts};
 use crate::cli::Fault;
 use crate::config::{Config, Env, HandlerConfig, LogKind, master_key};
-use crate::handlers::Handlers;
 use crate::handlers::registry::comes_later;
 use crate::handlers::target::SystemLookup;
+use crate::handlers::{Handlers, Instance};
 use crate::ports::Queries;
 use crate::telemetry::metrics::Metrics;
 
@@ -79,6 +80,7 @@ impl Node {
                 .because(told.join("; "))
                 .mend("stockwarden check says the same without starting")
         })?;
+        let inbound = listeners(&handlers);
         let adapters = adapters::open(config, env, &config.node.name).await?;
         prepare(&adapters).await?;
         // Before anything takes part in a group: a second start by mistake must not fence the node that runs.
@@ -116,14 +118,15 @@ impl Node {
             None
         };
         let stats = engine.as_ref().map(|e| e.stats.clone());
-        let queries = match has(NodeRole::Api) || has(NodeRole::Shards) {
-            true => Some(Arc::new(cluster(config, &adapters, engine.as_ref(), runtime.clone())?) as Arc<dyn Queries>),
-            false => None,
-        };
+        let all_queries: Arc<dyn Queries> = Arc::new(cluster(config, &adapters, engine.as_ref(), runtime.clone())?);
+        // Moves look at live state whatever the node's roles: targets talk to nodes with the role ingest.
+        let mover = Mover::new(adapters.log.clone(), adapters.reorders.clone(), all_queries.clone(), Arc::new(wall_clock));
+        let queries = (has(NodeRole::Api) || has(NodeRole::Shards)).then_some(all_queries);
         let names = config.handlers.keys().cloned().collect();
         let admin = Arc::new(Admin::new(
             adapters.log.clone(),
             adapters.registry.clone(),
+            adapters.ledger.clone(),
             key.vault.clone(),
             Arc::new(Utc::now),
             Arc::new(Rules),
@@ -139,6 +142,13 @@ impl Node {
             clock: Arc::new(wall_clock),
             metrics,
             limits: Limits { body: config.http.body_limit, ..Limits::default() },
+            reorders: ReorderParts {
+                list: adapters.reorders.clone(),
+                moves: Arc::new(mover),
+                ledger: adapters.ledger.clone(),
+                kinds: config.handlers.iter().map(|(name, h)| (name.clone(), h.kind.clone())).collect(),
+            },
+            inbound,
             probes: dispatcher.iter().map(dispatcher_probe).collect(),
         };
         let http = api::serve(context, &config.http.listen).map_err(refused)?;
@@ -197,6 +207,14 @@ pub fn build_handlers<'c>(
 ) -> Result<Handlers, Vec<(String, String)>> {
     Handlers::build(configured, env, Arc::new(SystemLookup))
         .map_err(|problems| problems.into_iter().map(|p| (p.handler().to_owned(), p.to_string())).collect())
+}
+
+fn listeners(handlers: &Handlers) -> Vec<Listener> {
+    let listens = |i: &Instance| {
+        let inbound = i.handler.clone().inbound()?;
+        Some(Listener { name: i.name.clone(), kind: i.kind.to_owned(), inbound })
+    };
+    handlers.iter().filter_map(listens).collect()
 }
 
 /// Numbers that spread retries; nothing secret hangs on them.

@@ -9,6 +9,7 @@ mod connect;
 mod ledger;
 mod owners;
 mod registry;
+mod reorders;
 mod snapshots;
 
 use std::future::Future;

@@ -3,9 +3,12 @@
 mod control;
 mod deliveries;
 mod http;
+mod inbound;
+mod life;
 mod ports;
 mod probes;
 mod queries;
 mod refusals;
+mod reorders;
 mod rights;
 mod site;

@@ -10,9 +10,10 @@ use hmac::{Hmac, Mac};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use stockwarden::actors::moves::Mover;
 use stockwarden::adapters::embedded::log::{EmbeddedLog, Options};
 use stockwarden::adapters::embedded::sqlite::SqliteStore;
-use stockwarden::api::{ApiContext, Limits, NodeRole, Server, serve};
+use stockwarden::api::{ApiContext, Limits, Listener, NodeRole, ReorderParts, Server, serve};
 use stockwarden::events::record::{RecordBatch, Topic};
 use stockwarden::ports::registry::{Role, ShopEntry, ShopKind, TokenEntry};
 use stockwarden::ports::{EventLog as _, Registry as _};
@@ -71,6 +72,11 @@ impl Site {
     }
 
     pub async fn with(limits: Limits, roles: Vec<NodeRole>) -> Site {
+        Site::listening(limits, roles, Vec::new()).await
+    }
+
+    /// With handlers whose targets talk back.
+    pub async fn listening(limits: Limits, roles: Vec<NodeRole>, listeners: Vec<Listener>) -> Site {
         // Already installed by another test, or installed now: either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().expect("folder");
@@ -79,6 +85,7 @@ impl Site {
         let log = Arc::new(Log::new(EmbeddedLog::open(&dir.path().join("log"), options).expect("log")));
         let file = dir.path().join("store.db");
         let store = SqliteStore::connect(file.to_str().expect("path"), PATIENCE).await.expect("store");
+        let list = Arc::new(store.clone());
         let store = Arc::new(Store::new(store));
         let vault = Vault::from_base64(&Vault::new_key().expect("randomness")).expect("key");
         let queries = Arc::new(Known::default());
@@ -92,6 +99,13 @@ impl Site {
             clock: Arc::new(clock),
             metrics: Arc::new(Metrics::default()),
             limits,
+            reorders: ReorderParts {
+                list: list.clone(),
+                moves: Arc::new(Mover::new(log.clone(), list.clone(), queries.clone(), Arc::new(clock))),
+                ledger: list,
+                kinds: [("erp".into(), "target".into()), ("mail".into(), "email".into())].into(),
+            },
+            inbound: listeners,
             probes: Vec::new(),
         };
         let server = serve(context, "127.0.0.1:0").expect("serve");

@@ -4,4 +4,5 @@ mod event_log;
 mod ledger;
 mod owners;
 mod registry;
+mod reorders;
 mod snapshot_store;

@@ -9,3 +9,4 @@ mod sending;
 mod tap;
 mod target;
 mod toy;
+mod updates;

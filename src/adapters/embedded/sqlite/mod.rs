@@ -10,6 +10,7 @@ mod connect;
 mod ledger;
 mod owners;
 mod registry;
+mod reorders;
 mod snapshots;
 
 use std::time::Duration;
