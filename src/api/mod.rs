@@ -7,6 +7,7 @@ pub mod auth;
 mod body;
 mod boundary;
 pub mod control;
+mod links;
 mod params;
 mod probes;
 pub mod problem;
@@ -31,6 +32,8 @@ pub use server::Server;
 
 pub use crate::config::NodeRole;
 use crate::events::time::Millis;
+use crate::links::LinkKey;
+use crate::ports::reorders::Moves;
 use crate::ports::{EventLog, Queries, Registry};
 use crate::telemetry::metrics::{HttpMetrics, Metrics};
 use crate::vault::Vault;
@@ -74,6 +77,8 @@ pub struct ApiContext {
     pub registry: Arc<dyn Registry>,
     /// With the role api; with shards alone it is asked for readiness only.
     pub queries: Option<Arc<dyn Queries>>,
+    /// With the role api.
+    pub moves: Option<Arc<dyn Moves>>,
     pub vault: Vault,
     /// Unix milliseconds.
     pub clock: Arc<dyn Fn() -> Millis + Send + Sync>,
@@ -101,6 +106,8 @@ struct State {
     roles: Vec<NodeRole>,
     log: Arc<dyn EventLog>,
     queries: Option<Arc<dyn Queries>>,
+    moves: Option<Arc<dyn Moves>>,
+    links: LinkKey,
     clock: Arc<dyn Fn() -> Millis + Send + Sync>,
     metrics: HttpMetrics,
     all_metrics: Arc<Metrics>,
@@ -135,6 +142,7 @@ pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {
     let runtime = Handle::current();
     let addresses = server::addresses(listen)?;
     let metrics = HttpMetrics::new(&context.metrics);
+    let links = LinkKey::new(&context.vault);
     let shops = shops::ShopDirectory::new(Arc::clone(&context.registry), context.vault, runtime.clone());
     let known = metrics.shops.clone();
     runtime.spawn(Arc::clone(&shops).refresh_forever(move |n| {
@@ -154,6 +162,8 @@ pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {
         roles: context.roles,
         log: context.log,
         queries: context.queries,
+        moves: context.moves,
+        links,
         clock: context.clock,
         metrics,
         all_metrics: context.metrics,
@@ -186,6 +196,7 @@ pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {
 fn routes(config: &mut web::ServiceConfig) {
     config
         .service(only("/webhooks/shopify", "POST", web::post().to(webhooks::shopify)))
+        .service(links::resource())
         .service(only("/v1/shops", "GET", web::get().to(queries::shops)))
         .service(only("/v1/shops/{shop}", "GET", web::get().to(queries::shop)))
         .service(only("/v1/shops/{shop}/variants", "GET", web::get().to(queries::variants)))

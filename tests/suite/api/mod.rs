@@ -3,6 +3,7 @@
 mod control;
 mod deliveries;
 mod http;
+mod links;
 mod ports;
 mod probes;
 mod queries;

@@ -20,6 +20,7 @@ use stockwarden::telemetry::metrics::Metrics;
 use stockwarden::vault::Vault;
 use tempfile::TempDir;
 
+use super::links::Moved;
 use super::ports::{Log, Store};
 use super::queries::Known;
 
@@ -36,6 +37,7 @@ pub struct Site {
     pub store: Arc<Store>,
     pub vault: Vault,
     pub queries: Arc<Known>,
+    pub moves: Arc<Moved>,
     pub base: String,
     _dir: TempDir,
 }
@@ -82,12 +84,14 @@ impl Site {
         let store = Arc::new(Store::new(store));
         let vault = Vault::from_base64(&Vault::new_key().expect("randomness")).expect("key");
         let queries = Arc::new(Known::default());
+        let moves = Arc::new(Moved::default());
         let context = ApiContext {
             node: "a".into(),
             roles,
             log: log.clone(),
             registry: store.clone(),
             queries: Some(queries.clone()),
+            moves: Some(moves.clone()),
             vault: vault.clone(),
             clock: Arc::new(clock),
             metrics: Arc::new(Metrics::default()),
@@ -97,7 +101,7 @@ impl Site {
         let server = serve(context, "127.0.0.1:0").expect("serve");
         let base = format!("http://{}", server.address());
         let client = Client::builder().no_proxy().build().expect("client");
-        let site = Site { client, server: Some(server), log, store, vault, queries, base, _dir: dir };
+        let site = Site { client, server: Some(server), log, store, vault, queries, moves, base, _dir: dir };
         site.add_shop(SHOP, "default", &[SECRET]).await;
         site
     }

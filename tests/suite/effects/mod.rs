@@ -3,6 +3,9 @@
 mod crash;
 mod dispatching;
 mod email;
+mod email_server;
+mod email_templates;
+mod email_tls;
 mod harness;
 mod log;
 mod sending;
