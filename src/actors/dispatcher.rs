@@ -8,6 +8,7 @@
 //! Rows for a handler that is not configured get a sender as well, of a handler that refuses everything with a reason ([`Missing`]): so they
 //! fail visibly, with their fact, and an operator can retry them when the handler is there.
 
+mod digest;
 pub mod intake;
 mod plan;
 mod shell;
@@ -74,7 +75,15 @@ impl Dispatcher {
         let outcomes = Outcomes { log: log.clone(), env: env.clone(), health: health.clone() };
         let shared =
             Shared { ledger: ledger.clone(), outcomes, ownership: ownership.clone(), env: env.clone(), health: health.clone() };
-        let intake = Intake { log: log.clone(), ledger, ownership: ownership.clone(), env, health: health.clone(), node };
+        let intake = Intake {
+            log: log.clone(),
+            ledger,
+            ownership: ownership.clone(),
+            env,
+            health: health.clone(),
+            node,
+            handlers: handlers.clone(),
+        };
         let (stop, stopped) = watch::channel(false);
         let (tell_group, group_known) = watch::channel(None);
         let returned = Arc::new(Delivery::default());

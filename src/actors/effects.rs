@@ -19,10 +19,14 @@
 //! The store's fence, not the consumer group, says who may settle: a send that was under way when the partition was revoked still
 //! settles while nobody has taken a newer epoch, and changes nothing afterwards.
 //!
+//! A digest is one effect shared by its rows ([`Effect::shared_by`](crate::ports::ledger::Effect::shared_by)): the claim gathers them,
+//! one of them leads, and all go through the same steps with it; each gets its own fact.
+//!
 //! Senders share nothing: own claims, own limit of sends under way, own circuit breaker. One that hangs delays no other.
 
 mod breaker;
 mod clock;
+mod digest;
 mod health;
 mod outcome;
 mod ownership;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::plan::Plan;
 use crate::actors::effects::{Backoff, Environment, Health, InFlight, Ownership, Token};
 use crate::events::record::{NewRecord, Offset, Partition, RecordBatch, Topic};
+use crate::handlers::Handlers;
 use crate::ports::event_log::{Assigned, EventLog, GroupHandle, LogError};
 use crate::ports::ledger::{EffectState, Ledger};
 use crate::ports::snapshot_store::StoreError;
@@ -22,6 +23,7 @@ pub struct Intake {
     pub health: Arc<Health>,
     /// Name of this node.
     pub node: String,
+    pub handlers: Handlers,
 }
 
 /// The partition is somebody else's meanwhile.
@@ -56,7 +58,7 @@ impl Intake {
     /// more is dropped: its new owner reads it again.
     pub async fn plan(&self, batch: &RecordBatch, group: &Arc<dyn GroupHandle>) -> BTreeSet<String> {
         let Some(held) = self.ownership.begin(batch.partition) else { return BTreeSet::new() };
-        let plan = Plan::of(batch, self.env.clock.now());
+        let plan = Plan::of(batch, &self.handlers, self.env.clock.now());
         match self.carry_out(batch, &plan, &held, group).await {
             Ok(()) => plan.handlers(),
             Err(Gone) => BTreeSet::new(),
