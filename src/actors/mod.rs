@@ -18,6 +18,7 @@ mod commit;
 pub mod dispatcher;
 pub mod effects;
 pub mod engine;
+pub mod moves;
 pub mod queries;
 mod reader;
 mod recovery;

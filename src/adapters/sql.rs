@@ -8,8 +8,15 @@ use std::borrow::Cow;
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{AppliedMigration, Migration, MigrationType, Migrator};
 
+use crate::domain::proposal::State;
 use crate::events::record::Partition;
 use crate::ports::snapshot_store::{Entity, Epoch, StoreError};
+
+macro_rules! sent {
+    () => {
+        "exists (select 1 from effect e where e.decision_id = r.proposal_id and e.state = 'done' and e.updates is null)"
+    };
+}
 
 /// Why an operation ended, before it is known what the operation was.
 #[derive(Debug)]
@@ -144,6 +151,27 @@ pub(in crate::adapters) fn digest(bytes: Vec<u8>) -> Result<[u8; 32], Fault> {
 /// A stored name of a closed set.
 pub(in crate::adapters) fn known<T>(what: &str, text: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, Fault> {
     parse(text).ok_or_else(|| Fault::Other(format!("the stored {what} {text:?} is not known")))
+}
+
+/// A proposal of the table `reorders` (as `r`) as it shows: whether a route is done stands in the ledger alone.
+pub(in crate::adapters) const SHOWN: &str =
+    concat!("case when r.state = 'proposed' and ", sent!(), " then 'sent' else r.state end");
+/// The words are those of the partial index `reorders_open`.
+pub(in crate::adapters) const OPEN: &str = "r.state in ('proposed', 'sent', 'acknowledged', 'ordered', 'in_transit')";
+
+/// Whether a proposal shows as `state`.
+pub(in crate::adapters) fn in_state(state: State) -> String {
+    match state {
+        State::Proposed => concat!("(r.state = 'proposed' and not ", sent!(), ")").to_owned(),
+        State::Sent => concat!("(r.state = 'sent' or r.state = 'proposed' and ", sent!(), ")").to_owned(),
+        // One of our own words; not bound, so that the planner sees that the partial index fits.
+        other => format!("r.state = '{}'", other.as_str()),
+    }
+}
+
+/// Rows to ask for, so that it is known whether there is a next page.
+pub(in crate::adapters) fn page_rows(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1)
 }
 
 /// Rows that a list gives when the caller names no limit.

@@ -38,6 +38,20 @@ pub struct Tokens {
 pub struct Caller(Arc<TokenEntry>);
 
 impl Caller {
+    pub fn organisation(&self) -> &str {
+        &self.0.organisation
+    }
+
+    /// The shops that exist for the caller; empty: all of the organisation.
+    pub fn shops(&self) -> &[String] {
+        &self.0.shops
+    }
+
+    /// As facts name the caller: who did it.
+    pub fn name(&self) -> String {
+        format!("{} ({})", self.0.id, self.0.role.as_str())
+    }
+
     /// Whether this shop exists for the caller.
     pub fn sees(&self, shop: &str, organisation: &str) -> bool {
         self.0.organisation == organisation && (self.0.shops.is_empty() || self.0.shops.iter().any(|s| s == shop))
@@ -57,6 +71,18 @@ impl Tokens {
             Role::Ingest => {
                 Err(Problem::new(Kind::Forbidden, "a token of the role ingest may write facts, not read; use a reader's"))
             }
+        }
+    }
+
+    /// The caller, if it holds a live token whose role may work the proposals.
+    pub async fn staff(&self, request: &HttpRequest) -> Result<Caller, Problem> {
+        let caller = self.caller(request).await?;
+        match caller.0.role {
+            Role::Staff | Role::Admin => Ok(caller),
+            role => Err(Problem::new(
+                Kind::Forbidden,
+                format!("a token of the role {} may not change reorders; use one of the role staff or admin", role.as_str()),
+            )),
         }
     }
 

@@ -1,6 +1,9 @@
 //! `/links/{token}`: what a link in a mail leads to. GET shows what it would do, and a button; POST does it. Scanners of mails follow
 //! links, but they press no buttons. Who has the token may do what it says and nothing else; the answer is a page, for people.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
@@ -16,6 +19,10 @@ use crate::html::escape;
 use crate::links::{Claim, Refused};
 use crate::ports::reorders::{MoveError, MoveOutcome, MoveRequest};
 
+/// How long the answer waits until the move shows everywhere.
+const WAIT: Duration = Duration::from_secs(2);
+/// The time that a move may take in all.
+const WITHIN: Duration = Duration::from_secs(10);
 /// How long a link snoozes.
 const SNOOZE_MS: Millis = 24 * 60 * 60 * 1000;
 /// Nothing is loaded, run or framed; the form leads back to where it stands.
@@ -49,14 +56,6 @@ async fn carry_out(token: Path<String>, state: Data<State>) -> HttpResponse {
         Ok(claim) => claim,
         Err(refused) => return refuse(refused),
     };
-    let Some(moves) = &state.moves else {
-        return page(
-            builder(StatusCode::SERVICE_UNAVAILABLE),
-            "Not possible now",
-            &["This node carries no moves out.".into()],
-            None,
-        );
-    };
     let details = match claim.moved {
         Move::Snooze => MoveDetails { until: Some(now + SNOOZE_MS), ..MoveDetails::default() },
         _ => MoveDetails::default(),
@@ -68,8 +67,14 @@ async fn carry_out(token: Path<String>, state: Data<State>) -> HttpResponse {
         by: claim.by.clone(),
         via: claim.via.clone(),
         dedupe_id: Some(format!("link/{}", hex::encode(&Sha256::digest(token.as_bytes())[..16]))),
+        wait: WAIT,
     };
-    let (status, title, told) = match moves.carry_out(request).await {
+    let moves = Arc::clone(&state.reorders.moves);
+    let moved = match state.run(WITHIN, async move { moves.carry_out(request).await }).await {
+        Ok(moved) => moved,
+        Err(problem) => Err(MoveError::Unavailable { reason: problem.detail, retry_after: Duration::from_secs(1) }),
+    };
+    let (status, title, told) = match moved {
         Ok(MoveOutcome::Moved { state, .. }) => (StatusCode::OK, "Done", format!("It is {} now.", state.replace('_', " "))),
         Ok(MoveOutcome::Already { state }) => {
             (StatusCode::OK, "Done before", format!("It was {} already; nothing was changed.", state.replace('_', " ")))

@@ -12,10 +12,12 @@ mod params;
 mod probes;
 pub mod problem;
 mod queries;
+mod reorders;
 mod server;
 mod shops;
 mod webhooks;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,8 +35,7 @@ pub use server::Server;
 pub use crate::config::NodeRole;
 use crate::events::time::Millis;
 use crate::links::LinkKey;
-use crate::ports::reorders::Moves;
-use crate::ports::{EventLog, Queries, Registry};
+use crate::ports::{EventLog, Ledger, Moves, Queries, Registry, Reorders};
 use crate::telemetry::metrics::{HttpMetrics, Metrics};
 use crate::vault::Vault;
 use problem::{Kind, Problem};
@@ -77,15 +78,24 @@ pub struct ApiContext {
     pub registry: Arc<dyn Registry>,
     /// With the role api; with shards alone it is asked for readiness only.
     pub queries: Option<Arc<dyn Queries>>,
-    /// With the role api.
-    pub moves: Option<Arc<dyn Moves>>,
     pub vault: Vault,
     /// Unix milliseconds.
     pub clock: Arc<dyn Fn() -> Millis + Send + Sync>,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
+    pub reorders: ReorderParts,
     /// Further conditions of readiness; `log`, `secrets`, `store` and those of [`Queries::readiness`] are there already.
     pub probes: Vec<Probe>,
+}
+
+/// What the endpoints of reorders need.
+#[derive(Clone)]
+pub struct ReorderParts {
+    pub list: Arc<dyn Reorders>,
+    pub moves: Arc<dyn Moves>,
+    pub ledger: Arc<dyn Ledger>,
+    /// Configured handlers with their kinds.
+    pub kinds: BTreeMap<String, String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +116,6 @@ struct State {
     roles: Vec<NodeRole>,
     log: Arc<dyn EventLog>,
     queries: Option<Arc<dyn Queries>>,
-    moves: Option<Arc<dyn Moves>>,
     links: LinkKey,
     clock: Arc<dyn Fn() -> Millis + Send + Sync>,
     metrics: HttpMetrics,
@@ -116,6 +125,9 @@ struct State {
     shops: Arc<shops::ShopDirectory>,
     tokens: auth::Tokens,
     bodies: body::Budget,
+    reorders: ReorderParts,
+    /// Queries to the store run on the node's runtime, and to their end (PITFALLS 18).
+    runtime: Handle,
 }
 
 impl State {
@@ -124,6 +136,19 @@ impl State {
             return Ok(());
         }
         Err(Problem::new(Kind::NotFound, format!("this node has not the role {}; ask one that has", role.as_str())))
+    }
+
+    /// Runs what asks the store on the node's runtime; whoever waits may give up, it ends all the same.
+    async fn run<T: Send + 'static>(
+        &self,
+        within: Duration,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        match tokio::time::timeout(within, self.runtime.spawn(work)).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(e)) => Err(Problem::new(Kind::Internal, format!("it broke down: {e}"))),
+            Err(_) => Err(Problem::unavailable(format!("no answer within {within:?}"), Duration::from_secs(1))),
+        }
     }
 }
 
@@ -155,14 +180,15 @@ pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {
             .chain(context.probes)
             .map(probes::Remembered::new)
             .collect(),
-        tokens: auth::Tokens::new(context.registry, runtime),
+        tokens: auth::Tokens::new(context.registry, runtime.clone()),
+        runtime,
+        reorders: context.reorders,
         bodies: body::Budget::new(context.limits.bodies),
         shops: Arc::clone(&shops),
         node: context.node,
         roles: context.roles,
         log: context.log,
         queries: context.queries,
-        moves: context.moves,
         links,
         clock: context.clock,
         metrics,
@@ -201,6 +227,10 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(only("/v1/shops/{shop}", "GET", web::get().to(queries::shop)))
         .service(only("/v1/shops/{shop}/variants", "GET", web::get().to(queries::variants)))
         .service(only("/v1/shops/{shop}/variants/{variant}", "GET", web::get().to(queries::variant)))
+        .service(only("/v1/reorders", "GET", web::get().to(reorders::list)))
+        .service(only("/v1/reorders/{id}", "GET", web::get().to(reorders::one)))
+        .service(only("/v1/reorders/{id}/{move}", "POST", web::post().to(reorders::make)))
+        .service(only("/v1/reorders/{id}/routes/{route}/retry", "POST", web::post().to(reorders::retry)))
         .service(only("/healthz", "GET", web::get().to(probes::healthz)))
         .service(only("/readyz", "GET", web::get().to(probes::readyz)))
         .service(only("/metrics", "GET", web::get().to(probes::metrics)));

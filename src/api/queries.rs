@@ -71,7 +71,7 @@ pub async fn variant(request: HttpRequest, path: Path<(String, String)>, state: 
 
 /// The shop's log key, if the caller may see it. A shop of others looks like one that is not there (DESIGN §7.10). A shop may
 /// have come into being with the very fact that the caller waits for, so `after` holds for looking it up as well.
-async fn visible(
+pub(super) async fn visible(
     state: &State,
     queries: &dyn Queries,
     caller: &Caller,
@@ -134,7 +134,7 @@ fn asker(request: &HttpRequest) -> Result<Asker, Problem> {
 }
 
 /// Either the node's own queries or those of one caller.
-enum Queried<'s> {
+pub(super) enum Queried<'s> {
     Own(&'s dyn Queries),
     Theirs(Box<dyn Queries>),
 }
@@ -151,7 +151,7 @@ impl std::ops::Deref for Queried<'_> {
 }
 
 impl State {
-    fn queries(&self, request: &HttpRequest) -> Result<Queried<'_>, Problem> {
+    pub(super) fn queries(&self, request: &HttpRequest) -> Result<Queried<'_>, Problem> {
         let asker = asker(request)?;
         // What a node owns it tells to other nodes, also where it has no API of its own.
         if !(matches!(asker, Asker::Node(_)) && self.roles.contains(&NodeRole::Shards)) {

@@ -13,7 +13,7 @@ use crate::adapters::postgres::PostgresStore;
 use crate::cli::Fault;
 use crate::config::{Config, Env, LogKind, StoreUrl};
 use crate::events::time::Millis;
-use crate::ports::{EventLog, Ledger, Owners, Registry, SnapshotStore};
+use crate::ports::{EventLog, Ledger, Owners, Registry, Reorders, SnapshotStore};
 
 /// How long a server may take to answer at the start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,6 +27,7 @@ pub struct Adapters {
     pub ledger: Arc<dyn Ledger>,
     pub registry: Arc<dyn Registry>,
     pub owners: Arc<dyn Owners>,
+    pub reorders: Arc<dyn Reorders>,
 }
 
 /// The wall clock, Unix milliseconds: the only one there is; everything else is given it.
@@ -45,13 +46,13 @@ pub async fn open(config: &Config, env: &Env, node: &str) -> Result<Adapters, Fa
     let away = |e: crate::ports::StoreError| {
         Fault::new("cannot open the store").because(e.to_string()).mend("stockwarden check says what cannot be reached")
     };
-    type Stores = (Arc<dyn SnapshotStore>, Arc<dyn Ledger>, Arc<dyn Registry>, Arc<dyn Owners>);
-    fn all<S: SnapshotStore + Ledger + Registry + Owners>(store: S) -> Stores {
+    type Stores = (Arc<dyn SnapshotStore>, Arc<dyn Ledger>, Arc<dyn Registry>, Arc<dyn Owners>, Arc<dyn Reorders>);
+    fn all<S: SnapshotStore + Ledger + Registry + Owners + Reorders>(store: S) -> Stores {
         let store = Arc::new(store);
-        (store.clone(), store.clone(), store.clone(), store)
+        (store.clone(), store.clone(), store.clone(), store.clone(), store)
     }
     let url = config.store.url.expose();
-    let (snapshots, ledger, registry, owners) = match &config.store.url {
+    let (snapshots, ledger, registry, owners, reorders) = match &config.store.url {
         StoreUrl::Sqlite(_) => all(SqliteStore::connect(&url, PATIENCE).await.map_err(away)?),
         StoreUrl::Postgres(_) => all(PostgresStore::connect(&url, PATIENCE).await.map_err(away)?),
     };
@@ -59,7 +60,7 @@ pub async fn open(config: &Config, env: &Env, node: &str) -> Result<Adapters, Fa
         Some(log) => log,
         None => open_kafka(config, env, node, snapshots.store_id().await.map_err(away)?)?,
     };
-    Ok(Adapters { log, snapshots, ledger, registry, owners })
+    Ok(Adapters { log, snapshots, ledger, registry, owners, reorders })
 }
 
 fn open_embedded(config: &Config) -> Result<Arc<dyn EventLog>, Fault> {

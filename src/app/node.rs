@@ -23,11 +23,12 @@ use crate::actors::Engine;
 use crate::actors::cluster::{self, ClusterQueries};
 use crate::actors::dispatcher::{Dispatcher, Parts};
 use crate::actors::effects::{Environment, Random};
+use crate::actors::moves::Mover;
 use crate::actors::settings::EngineSettings;
 use crate::actors::stats::EngineStats;
 use crate::adapters::peers::HttpPeers;
 use crate::admin::{Admin, Command};
-use crate::api::{self, ApiContext, ControlHandler, Limits, NodeRole, Probe};
+use crate::api::{self, ApiContext, ControlHandler, Limits, NodeRole, Probe, ReorderParts};
 use crate::cli::Fault;
 use crate::config::{Config, Env, HandlerConfig, LogKind, master_key};
 use crate::handlers::Handlers;
@@ -118,10 +119,10 @@ impl Node {
             None
         };
         let stats = engine.as_ref().map(|e| e.stats.clone());
-        let queries = match has(NodeRole::Api) || has(NodeRole::Shards) {
-            true => Some(Arc::new(cluster(config, &adapters, engine.as_ref(), runtime.clone())?) as Arc<dyn Queries>),
-            false => None,
-        };
+        let all_queries: Arc<dyn Queries> = Arc::new(cluster(config, &adapters, engine.as_ref(), runtime.clone())?);
+        // Moves look at live state whatever the node's roles: targets talk to nodes with the role ingest.
+        let mover = Mover::new(adapters.log.clone(), adapters.reorders.clone(), all_queries.clone(), Arc::new(wall_clock));
+        let queries = (has(NodeRole::Api) || has(NodeRole::Shards)).then_some(all_queries);
         let names = config.handlers.keys().cloned().collect();
         let admin = Arc::new(Admin::new(
             adapters.log.clone(),
@@ -137,11 +138,16 @@ impl Node {
             log: adapters.log.clone(),
             registry: adapters.registry.clone(),
             queries: queries.clone(),
-            moves: None,
             vault: key.vault,
             clock: Arc::new(wall_clock),
             metrics,
             limits: Limits { body: config.http.body_limit, ..Limits::default() },
+            reorders: ReorderParts {
+                list: adapters.reorders.clone(),
+                moves: Arc::new(mover),
+                ledger: adapters.ledger.clone(),
+                kinds: config.handlers.iter().map(|(name, h)| (name.clone(), h.kind.clone())).collect(),
+            },
             probes: dispatcher.iter().map(dispatcher_probe).collect(),
         };
         let http = api::serve(context, &config.http.listen).map_err(refused)?;

@@ -27,7 +27,7 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [State; 9] = [
+    pub const ALL: [State; 9] = [
         State::Proposed,
         State::Sent,
         State::Acknowledged,

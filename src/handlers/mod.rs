@@ -41,7 +41,7 @@ pub use registry::{Common, Context, Handlers, Instance, Problem};
 
 use crate::events::decision::{Decision, ProposalChange, Route};
 use crate::ports::inbound::Inbound;
-use crate::ports::ledger::{EffectId, Planned};
+use crate::ports::ledger::{Effect, EffectId, Planned};
 
 /// What a kind can promise about effects that happen twice (DESIGN §7.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -91,6 +91,17 @@ impl Job {
             route: serde_json::from_str(&planned.route).map_err(|e| fail("route", e))?,
             update: None,
         })
+    }
+
+    /// Reads a claimed row, with the change that it tells if it is an update.
+    pub fn of(effect: &Effect) -> Result<Job, String> {
+        let mut job = Job::read(&effect.planned)?;
+        if let Some(update) = &effect.update {
+            let change = serde_json::from_str(&update.change)
+                .map_err(|e| format!("the change stored in the ledger cannot be read: {e}"))?;
+            job.update = Some(Update { change, reference: update.reference.clone() });
+        }
+        Ok(job)
     }
 
     /// A setting of the route, if it is text.

@@ -5,6 +5,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::reorders::{Change, Opening};
 use super::snapshot_store::{Epoch, StoreError};
 use crate::events::record::Partition;
 
@@ -74,6 +75,42 @@ pub struct Planned {
     pub digest: Option<String>,
 }
 
+/// What a batch of the decisions topic comes to, written in one transaction: rows to be sent, and what the list of reorders
+/// ([`super::reorders`]) shows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    pub opened: Vec<Opening>,
+    pub rows: Vec<Planned>,
+    /// In the order of the topic.
+    pub changes: Vec<Change>,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.opened.is_empty() && self.rows.is_empty() && self.changes.is_empty()
+    }
+}
+
+impl From<&[Planned]> for Batch {
+    fn from(rows: &[Planned]) -> Batch {
+        Batch { rows: rows.to_vec(), ..Batch::default() }
+    }
+}
+
+/// Makes of a row one that brings up to date what another row, the first of the route, has told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpdateOf {
+    pub route_id: String,
+    /// A [`crate::events::decision::ProposalChange`] as JSON.
+    pub change: String,
+    /// State and reference of the first row now.
+    pub first: EffectState,
+    pub reference: Option<String>,
+}
+
+/// Response of an update that a later one made needless before it was sent.
+pub const SUPERSEDED: &str = "superseded by a later change";
+
 /// A row as stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effect {
@@ -93,6 +130,8 @@ pub struct Effect {
     pub sender_epoch: Option<Epoch>,
     /// The other rows that this one is sent for, oldest first. Only [`Ledger::claim`] fills it.
     pub shared_by: Vec<Planned>,
+    /// None: the row tells the decision itself.
+    pub update: Option<UpdateOf>,
 }
 
 /// How a send ended.
@@ -133,8 +172,13 @@ pub trait Ledger: Send + Sync + 'static {
     /// Takes ownership of a decisions partition for dispatching.
     fn acquire_dispatch_epoch<'a>(&'a self, partition: Partition, node: &'a str) -> BoxFuture<'a, Result<Epoch, StoreError>>;
 
-    /// Inserts rows that are not there yet; returns how many were new. Fenced by the partition's dispatch epoch.
-    fn plan<'a>(&'a self, partition: Partition, epoch: Epoch, rows: &'a [Planned]) -> BoxFuture<'a, Result<u64, StoreError>>;
+    /// Inserts rows and proposals that are not there yet, then takes the changes in; returns how many of `rows` were new. All of
+    /// it may come again. Fenced by the partition's dispatch epoch.
+    ///
+    /// A change is kept where its version is newer. For each handler that it is to be told to, each of the proposal's rows that has not
+    /// failed gets an update, a row of its own (`ROUTE~VERSION`) after it in order; updates that were planned before and are
+    /// not sent yet end as done, [`SUPERSEDED`].
+    fn plan<'a>(&'a self, partition: Partition, epoch: Epoch, batch: &'a Batch) -> BoxFuture<'a, Result<u64, StoreError>>;
 
     /// Rows of `handler` in `partitions` (with the epoch held of each) that are due: planned or ambiguous with `due_at` ≤ `now`,
     /// and rows left `sending` by an older epoch (returned as ambiguous). They become `sending` under the given epoch and
@@ -178,6 +222,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Makes a failed row planned again, due now; false if there is no such failed row. Of a digest, all of it.
     fn retry<'a>(&'a self, id: &'a EffectId, now: DateTime<Utc>) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// The newest effect that `handler` gave this reference to.
+    fn by_reference<'a>(&'a self, handler: &'a str, reference: &'a str) -> BoxFuture<'a, Result<Option<EffectId>, StoreError>>;
 
     fn list(&self, filter: EffectFilter) -> BoxFuture<'_, Result<Vec<Effect>, StoreError>>;
 

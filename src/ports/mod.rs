@@ -17,4 +17,5 @@ pub use owners::Owners;
 pub use peers::Peers;
 pub use queries::Queries;
 pub use registry::Registry;
+pub use reorders::{Moves, Reorders};
 pub use snapshot_store::{SnapshotStore, StoreError};

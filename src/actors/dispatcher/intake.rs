@@ -23,6 +23,7 @@ pub struct Intake {
     pub health: Arc<Health>,
     /// Name of this node.
     pub node: String,
+    /// They say who is told of changes, and who takes digests.
     pub handlers: Handlers,
 }
 
@@ -79,8 +80,8 @@ impl Intake {
             self.until_well(stands, append).await?;
             tracing::warn!(partition, records = plan.dead.len(), "unreadable decisions went to the dead letters");
         }
-        if !plan.rows.is_empty() {
-            let insert = || async { self.ledger.plan(partition, held.epoch, &plan.rows).await };
+        if !plan.batch.is_empty() {
+            let insert = || async { self.ledger.plan(partition, held.epoch, &plan.batch).await };
             self.until_well(stands, insert).await?;
         }
         let commit = || {

@@ -1,4 +1,4 @@
-//! From records of `reorder-decisions` to rows of the ledger. Pure.
+//! From records of `reorder-decisions` to rows of the ledger and what the list of reorders shows. Pure.
 
 use std::collections::BTreeSet;
 
@@ -6,26 +6,33 @@ use chrono::{DateTime, Utc};
 
 use super::digest::{Delivery, delivery};
 use crate::events::dead_letter::{DeadLetter, Origin, Reason, Unreadable};
-use crate::events::decision::{self, Decision, Recorded, Route};
+use crate::events::decision::{self, Decision, ProposalChange, Recorded, Route};
 use crate::events::record::{NewRecord, RecordBatch, RecordRef, Topic};
+use crate::events::time::Millis;
 use crate::handlers::Handlers;
-use crate::ports::ledger::{EffectId, Planned};
+use crate::ports::ledger::{Batch, EffectId, Planned};
+use crate::ports::reorders::{Change, Opening};
 
 /// What a batch comes to.
 #[derive(Debug, Default)]
 pub struct Plan {
-    pub rows: Vec<Planned>,
+    pub batch: Batch,
     pub dead: Vec<NewRecord>,
 }
 
 impl Plan {
+    /// `handlers` say who follows the changes of what they told, and who takes digests.
     pub fn of(batch: &RecordBatch, handlers: &Handlers, now: DateTime<Utc>) -> Plan {
         let mut plan = Plan::default();
         for record in batch.iter() {
             match Recorded::read(&record) {
-                Ok(Recorded::Decision(decision)) => plan.rows.extend(rows(&record, &decision, handlers, now)),
+                Ok(Recorded::Decision(decision)) => {
+                    plan.batch.opened.push(opening(&record, &decision));
+                    plan.batch.rows.extend(rows(&record, &decision, handlers, now));
+                }
+                Ok(Recorded::Proposal(changed)) => plan.batch.changes.push(change(&record, &changed, handlers, now)),
                 // Quarantines concern the shards; what a newer version adds may concern nobody here.
-                Ok(Recorded::Quarantine(_) | Recorded::Proposal(_) | Recorded::Other) => {}
+                Ok(Recorded::Quarantine(_) | Recorded::Other) => {}
                 Err(e) => plan.dead.push(dead_letter(&record, e.to_string())),
             }
         }
@@ -33,8 +40,46 @@ impl Plan {
     }
 
     pub fn handlers(&self) -> BTreeSet<String> {
-        self.rows.iter().map(|r| r.handler.clone()).collect()
+        let told = self.batch.changes.iter().flat_map(|c| c.tell.iter().cloned());
+        self.batch.rows.iter().map(|r| r.handler.clone()).chain(told).collect()
     }
+}
+
+fn opening(record: &RecordRef<'_>, decision: &Decision) -> Opening {
+    Opening {
+        proposal_id: decision.proposal_id,
+        organisation: storable(&decision.organisation),
+        shop: log_key(record, decision),
+        variant_id: decision.variant_id,
+        caused_by: decision.caused_by.offset,
+        vendor: decision.vendor.as_deref().map(storable),
+        opened_at: time_of(decision.decided_at),
+        decision: text(record),
+    }
+}
+
+/// Everybody who has told the proposal is told what became of it, but for the one who said so.
+fn change(record: &RecordRef<'_>, change: &ProposalChange, handlers: &Handlers, now: DateTime<Utc>) -> Change {
+    let told = |name: &str| change.via.as_deref() != Some(name);
+    Change {
+        proposal_id: change.proposal_id,
+        version: change.caused_by.offset,
+        state: storable(&change.state),
+        changed_at: time_of(change.changed_at),
+        change: text(record),
+        offset: record.offset,
+        tell: handlers.iter().filter(|i| i.handler.follows() && told(&i.name)).map(|i| i.name.clone()).collect(),
+        due_at: now,
+    }
+}
+
+/// As recorded, so that who reads it later gets also what this version does not know.
+fn text(record: &RecordRef<'_>) -> String {
+    String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned()
+}
+
+fn time_of(ms: Millis) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(ms).unwrap_or_default()
 }
 
 /// One row a route.
@@ -42,8 +87,7 @@ fn rows(record: &RecordRef<'_>, decision: &Decision, handlers: &Handlers, now: D
     let key = log_key(record, decision);
     let variant = decision.variant_id.map(|v| v.to_string());
     let subject = variant.or_else(|| decision.sku.clone()).unwrap_or_default();
-    // As recorded, so that a target gets also what this version does not know.
-    let text = String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned();
+    let text = text(record);
     let mut taken = BTreeSet::new();
     let mut rows = Vec::with_capacity(decision.routes.len());
     for (index, route) in decision.routes.iter().enumerate() {

@@ -53,6 +53,10 @@ pub(super) fn fact(job: &crate::handlers::Job, handler: &str, settled: &Settled)
         Settled::Ambiguous { reason, .. } => (EffectState::Ambiguous, None, Some(reason.clone()), false),
         Settled::Failed { reason } => (EffectState::Failed, None, Some(reason.clone()), false),
     };
+    // An update tells what the facts have said; that it arrived makes no state.
+    if job.update.is_some() {
+        return None;
+    }
     Some(EffectSettled {
         decision_id: job.decision.decision_id,
         proposal_id: job.decision.proposal_id,

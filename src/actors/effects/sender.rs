@@ -32,6 +32,8 @@ const SEARCH: TimeDelta = TimeDelta::seconds(15);
 /// Begins the reason of an effect that failed although a send of it may have arrived. It survives an operator's retry, so that the row
 /// can end as a possible duplicate (DESIGN §7.6).
 const MAY_HAVE_ARRIVED: &str = "an earlier send may have arrived; ";
+/// Response of an update whose target has never been told the proposal.
+const NOTHING_TO_UPDATE: &str = "nothing to update: the first send failed";
 const PART: &str = "ledger";
 
 /// What all senders share.
@@ -218,8 +220,12 @@ impl Sender {
     /// Steps 2 to 6 for a claimed row.
     async fn carry_out(&self, effect: &Effect, epoch: Epoch) {
         let id = &effect.planned.id;
-        let (job, settled) = match Job::read(&effect.planned) {
+        let (job, settled) = match Job::of(effect) {
             Err(reason) => (None, Settled::Failed { reason }),
+            // It goes after the first row in order, so that one has failed for good.
+            Ok(_) if effect.update.as_ref().is_some_and(|u| u.first != EffectState::Done) => {
+                (None, self.done(Some(NOTHING_TO_UPDATE.to_owned()), None, false))
+            }
             Ok(job) => match self.attempt(effect, &job, epoch).await {
                 Ok(settled) => (Some(job), settled),
                 Err(e) => return self.given_up(effect, epoch, &e),

@@ -8,12 +8,13 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use sqlx::postgres::{PgConnection, PgRow, Postgres};
 use sqlx::{Connection, QueryBuilder, Row};
+use uuid::Uuid;
 
 use super::digest::{self, followed};
-use super::{PATIENCE, PostgresStore};
+use super::{PATIENCE, PostgresStore, reorders};
 use crate::adapters::sql::{Fault, LIST_LIMIT, fenced, known, printable};
 use crate::events::record::Partition;
-use crate::ports::ledger::{Count, Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled};
+use crate::ports::ledger::{Batch, Count, Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled, UpdateOf};
 use crate::ports::snapshot_store::{Epoch, StoreError};
 
 const CHUNK_ROWS: usize = 1_000;
@@ -22,7 +23,9 @@ macro_rules! columns {
     () => {
         "e.decision_id, e.route_id, e.handler, e.organisation, e.shop, e.order_key, e.partition, e.decision_offset, \
          e.decision, e.route, e.due_at, e.attempts, e.request, e.response, e.reference, e.possible_duplicate, e.updated_at, \
-         e.sender_epoch, e.seq, e.digest"
+         e.sender_epoch, e.seq, e.digest, e.updates, e.change, \
+         (select f.state from effect f where f.decision_id = e.decision_id and f.route_id = e.updates) as first_state, \
+         (select f.reference from effect f where f.decision_id = e.decision_id and f.route_id = e.updates) as first_reference"
     };
 }
 pub(super) use columns;
@@ -85,8 +88,8 @@ impl Ledger for PostgresStore {
         Box::pin(self.run("taking over the dispatch of a partition", PATIENCE, async move |c| acquire(c, partition, node).await))
     }
 
-    fn plan<'a>(&'a self, partition: Partition, epoch: Epoch, rows: &'a [Planned]) -> BoxFuture<'a, Result<u64, StoreError>> {
-        Box::pin(self.run("planning effects", PATIENCE, async move |c| plan(c, partition, epoch, rows).await))
+    fn plan<'a>(&'a self, partition: Partition, epoch: Epoch, batch: &'a Batch) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(self.run("planning effects", PATIENCE, async move |c| plan(c, partition, epoch, batch).await))
     }
 
     fn claim<'a>(
@@ -127,6 +130,19 @@ impl Ledger for PostgresStore {
         Box::pin(self.run("retrying an effect", PATIENCE, async move |c| retry(c, id, now).await))
     }
 
+    fn by_reference<'a>(&'a self, handler: &'a str, reference: &'a str) -> BoxFuture<'a, Result<Option<EffectId>, StoreError>> {
+        Box::pin(self.run("looking up an effect by its reference", PATIENCE, async move |c| {
+            let found: Option<(Uuid, String)> = sqlx::query_as(
+                "select decision_id, route_id from effect where handler = $1 and reference = $2 order by seq desc limit 1",
+            )
+            .bind(printable(handler))
+            .bind(printable(reference))
+            .fetch_optional(c)
+            .await?;
+            Ok(found.map(|(decision_id, route_id)| EffectId { decision_id, route_id }))
+        }))
+    }
+
     fn list(&self, filter: EffectFilter) -> BoxFuture<'_, Result<Vec<Effect>, StoreError>> {
         Box::pin(self.run("listing effects", PATIENCE, async move |c| list(c, filter).await))
     }
@@ -165,16 +181,17 @@ async fn hold(c: &mut PgConnection, partitions: &[(Partition, Epoch)]) -> Result
     Ok(())
 }
 
-async fn plan(c: &mut PgConnection, partition: Partition, epoch: Epoch, rows: &[Planned]) -> Result<u64, Fault> {
-    if let Some(stray) = rows.iter().find(|r| r.partition != partition) {
+async fn plan(c: &mut PgConnection, partition: Partition, epoch: Epoch, batch: &Batch) -> Result<u64, Fault> {
+    if let Some(stray) = batch.rows.iter().find(|r| r.partition != partition) {
         return Err(Fault::Other(format!("an effect of partition {} was planned with partition {partition}", stray.partition)));
     }
     let mut tx = c.begin().await?;
     hold(&mut tx, &[(partition, epoch)]).await?;
     let mut new = 0;
-    for chunk in rows.chunks(CHUNK_ROWS) {
+    for chunk in batch.rows.chunks(CHUNK_ROWS) {
         new += insert(&mut tx, partition, chunk).await?;
     }
+    reorders::record(&mut tx, partition, batch).await?;
     tx.commit().await?;
     Ok(new)
 }
@@ -393,5 +410,16 @@ pub(super) fn read(row: &PgRow, state: EffectState) -> Result<Effect, Fault> {
         updated_at: row.try_get("updated_at")?,
         sender_epoch: row.try_get("sender_epoch")?,
         shared_by: Vec::new(),
+        update: update_of(row)?,
     })
+}
+
+fn update_of(row: &PgRow) -> Result<Option<UpdateOf>, Fault> {
+    let Some(route_id) = row.try_get("updates")? else { return Ok(None) };
+    Ok(Some(UpdateOf {
+        route_id,
+        change: row.try_get("change")?,
+        first: known("state", row.try_get("first_state")?, EffectState::parse)?,
+        reference: row.try_get("first_reference")?,
+    }))
 }

@@ -10,6 +10,7 @@ mod digest;
 mod ledger;
 mod owners;
 mod registry;
+mod reorders;
 mod snapshots;
 
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! Links in mails: they show on GET and move on POST.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -48,7 +48,8 @@ fn url(site: &Site, claim: &Claim) -> String {
 
 #[tokio::test]
 async fn looking_at_a_link_changes_nothing_and_its_button_moves_the_proposal() {
-    let site = Site::new().await;
+    let moves = Arc::new(Moved::default());
+    let site = Site::moving(moves.clone()).await;
     let url = url(&site, &claim(Move::Acknowledge));
     for method in [Method::HEAD, Method::GET, Method::GET] {
         let shown = site.client.request(method.clone(), &url).send().await.expect("answer");
@@ -69,12 +70,12 @@ async fn looking_at_a_link_changes_nothing_and_its_button_moves_the_proposal() {
             assert!(page.contains("<form method=\"post\">") && page.contains("Acknowledge</button>"), "{page}");
         }
     }
-    assert!(site.moves.asked.lock().expect("lock").is_empty(), "nothing has moved");
+    assert!(moves.asked.lock().expect("lock").is_empty(), "nothing has moved");
     let done = site.client.post(&url).send().await.expect("answer");
     assert_eq!(done.status(), StatusCode::OK);
     assert!(done.text().await.expect("page").contains("It is acknowledged now."));
     site.client.post(&url).send().await.expect("answer");
-    let asked = site.moves.asked.lock().expect("lock").clone();
+    let asked = moves.asked.lock().expect("lock").clone();
     let (proposal, moved) = (asked[0].proposal_id, asked[0].moved);
     assert_eq!((proposal, moved, asked[0].by.as_str()), (Uuid::from_u128(7), Move::Acknowledge, "orders@acme.example"));
     assert_eq!(asked[0].via, "mail");
@@ -83,10 +84,11 @@ async fn looking_at_a_link_changes_nothing_and_its_button_moves_the_proposal() {
 
 #[tokio::test]
 async fn a_snooze_lasts_a_day_from_when_the_button_is_pressed() {
-    let site = Site::new().await;
+    let moves = Arc::new(Moved::default());
+    let site = Site::moving(moves.clone()).await;
     let before = Utc::now().timestamp_millis();
     site.client.post(url(&site, &claim(Move::Snooze))).send().await.expect("answer");
-    let asked = site.moves.asked.lock().expect("lock").pop().expect("asked");
+    let asked = moves.asked.lock().expect("lock").pop().expect("asked");
     let until = asked.details.until.expect("a time");
     assert_eq!(asked.moved, Move::Snooze);
     assert!((before + 86_400_000..=Utc::now().timestamp_millis() + 86_400_000).contains(&until), "{until}");
@@ -94,7 +96,8 @@ async fn a_snooze_lasts_a_day_from_when_the_button_is_pressed() {
 
 #[tokio::test]
 async fn a_link_that_is_bent_old_or_anothers_moves_nothing_and_says_why_in_plain_words() {
-    let site = Site::new().await;
+    let moves = Arc::new(Moved::default());
+    let site = Site::moving(moves.clone()).await;
     let good = url(&site, &claim(Move::Acknowledge));
     let old = url(&site, &Claim { ends_at: Utc::now().timestamp_millis() - 1000, ..claim(Move::Acknowledge) });
     let other = stockwarden::vault::Vault::from_base64(&stockwarden::vault::Vault::new_key().expect("key")).expect("key");
@@ -113,12 +116,13 @@ async fn a_link_that_is_bent_old_or_anothers_moves_nothing_and_says_why_in_plain
         }
     }
     assert_eq!(site.client.put(&good).send().await.expect("answer").status(), StatusCode::METHOD_NOT_ALLOWED);
-    assert!(site.moves.asked.lock().expect("lock").is_empty());
+    assert!(moves.asked.lock().expect("lock").is_empty());
 }
 
 #[tokio::test]
 async fn what_cannot_be_moved_is_told_on_the_page() {
-    let site = Site::new().await;
+    let moves = Arc::new(Moved::default());
+    let site = Site::moving(moves.clone()).await;
     let url = url(&site, &claim(Move::Acknowledge));
     let unavailable = MoveError::Unavailable { reason: "internal detail".into(), retry_after: Duration::from_secs(3) };
     for (answer, status, told) in [
@@ -127,7 +131,7 @@ async fn what_cannot_be_moved_is_told_on_the_page() {
         (Err(MoveError::Illegal("it is <received>".into())), StatusCode::CONFLICT, "it is &lt;received&gt;"),
         (Err(unavailable), StatusCode::SERVICE_UNAVAILABLE, "try again"),
     ] {
-        site.moves.answers.lock().expect("lock").push_back(answer);
+        moves.answers.lock().expect("lock").push_back(answer);
         let answer = site.client.post(&url).send().await.expect("answer");
         assert_eq!(answer.status(), status);
         assert_eq!(answer.headers().contains_key("retry-after"), status == StatusCode::SERVICE_UNAVAILABLE);

@@ -10,17 +10,17 @@ use hmac::{Hmac, Mac};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use stockwarden::actors::moves::Mover;
 use stockwarden::adapters::embedded::log::{EmbeddedLog, Options};
 use stockwarden::adapters::embedded::sqlite::SqliteStore;
-use stockwarden::api::{ApiContext, Limits, NodeRole, Server, serve};
+use stockwarden::api::{ApiContext, Limits, NodeRole, ReorderParts, Server, serve};
 use stockwarden::events::record::{RecordBatch, Topic};
 use stockwarden::ports::registry::{Role, ShopEntry, ShopKind, TokenEntry};
-use stockwarden::ports::{EventLog as _, Registry as _};
+use stockwarden::ports::{EventLog as _, Moves, Registry as _};
 use stockwarden::telemetry::metrics::Metrics;
 use stockwarden::vault::Vault;
 use tempfile::TempDir;
 
-use super::links::Moved;
 use super::ports::{Log, Store};
 use super::queries::Known;
 
@@ -37,7 +37,6 @@ pub struct Site {
     pub store: Arc<Store>,
     pub vault: Vault,
     pub queries: Arc<Known>,
-    pub moves: Arc<Moved>,
     pub base: String,
     _dir: TempDir,
 }
@@ -73,6 +72,15 @@ impl Site {
     }
 
     pub async fn with(limits: Limits, roles: Vec<NodeRole>) -> Site {
+        Site::build(limits, roles, None).await
+    }
+
+    /// A node with all roles whose moves are carried out by `moves`.
+    pub async fn moving(moves: Arc<dyn Moves>) -> Site {
+        Site::build(Limits::default(), NodeRole::ALL.to_vec(), Some(moves)).await
+    }
+
+    async fn build(limits: Limits, roles: Vec<NodeRole>, moves: Option<Arc<dyn Moves>>) -> Site {
         // Already installed by another test, or installed now: either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().expect("folder");
@@ -81,27 +89,32 @@ impl Site {
         let log = Arc::new(Log::new(EmbeddedLog::open(&dir.path().join("log"), options).expect("log")));
         let file = dir.path().join("store.db");
         let store = SqliteStore::connect(file.to_str().expect("path"), PATIENCE).await.expect("store");
+        let list = Arc::new(store.clone());
         let store = Arc::new(Store::new(store));
         let vault = Vault::from_base64(&Vault::new_key().expect("randomness")).expect("key");
         let queries = Arc::new(Known::default());
-        let moves = Arc::new(Moved::default());
         let context = ApiContext {
             node: "a".into(),
             roles,
             log: log.clone(),
             registry: store.clone(),
             queries: Some(queries.clone()),
-            moves: Some(moves.clone()),
             vault: vault.clone(),
             clock: Arc::new(clock),
             metrics: Arc::new(Metrics::default()),
             limits,
+            reorders: ReorderParts {
+                list: list.clone(),
+                moves: moves.unwrap_or_else(|| Arc::new(Mover::new(log.clone(), list.clone(), queries.clone(), Arc::new(clock)))),
+                ledger: list,
+                kinds: [("erp".into(), "target".into()), ("mail".into(), "email".into())].into(),
+            },
             probes: Vec::new(),
         };
         let server = serve(context, "127.0.0.1:0").expect("serve");
         let base = format!("http://{}", server.address());
         let client = Client::builder().no_proxy().build().expect("client");
-        let site = Site { client, server: Some(server), log, store, vault, queries, moves, base, _dir: dir };
+        let site = Site { client, server: Some(server), log, store, vault, queries, base, _dir: dir };
         site.add_shop(SHOP, "default", &[SECRET]).await;
         site
     }

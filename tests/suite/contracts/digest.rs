@@ -54,7 +54,7 @@ async fn owner(store: &dyn Store) -> Epoch {
 }
 
 async fn plan(store: &dyn Store, epoch: Epoch, rows: &[Planned]) {
-    store.plan(0, epoch, rows).await.expect("plan");
+    store.plan(0, epoch, &rows.into()).await.expect("plan");
 }
 
 async fn claim(store: &dyn Store, epoch: Epoch, seconds: i64) -> Vec<Effect> {
@@ -207,8 +207,8 @@ async fn a_digest_spans_the_partitions_of_its_claim_and_stays_with_its_leaders(s
     let two = store.acquire_dispatch_epoch(2, "other").await.expect("epoch");
     let there = |n, partition| Planned { partition, ..row(n) };
     plan(&*store, zero, &[row(1)]).await;
-    store.plan(1, one_old, &[there(2, 1)]).await.expect("plan");
-    store.plan(2, two, &[there(3, 2)]).await.expect("plan");
+    store.plan(1, one_old, &[there(2, 1)][..].into()).await.expect("plan");
+    store.plan(2, two, &[there(3, 2)][..].into()).await.expect("plan");
     let got = store.claim("mail", &[(0, zero), (1, one_old)], at(0), 10).await.expect("claim");
     assert_eq!(groups(&got), [(1, vec![2])], "partition 2 is another's");
     let one_new = store.acquire_dispatch_epoch(1, "other").await.expect("epoch");

@@ -65,7 +65,7 @@ async fn owner(store: &dyn Store) -> Epoch {
 }
 
 async fn plan(store: &dyn Store, epoch: Epoch, rows: &[Planned]) -> u64 {
-    store.plan(0, epoch, rows).await.expect("plan")
+    store.plan(0, epoch, &rows.into()).await.expect("plan")
 }
 
 async fn claim(store: &dyn Store, epoch: Epoch, seconds: i64) -> Vec<Effect> {
@@ -111,12 +111,13 @@ async fn a_planned_row_reads_back_and_is_planned_once(site: &Site) {
             updated_at: got.updated_at,
             sender_epoch: None,
             shared_by: Vec::new(),
+            update: None,
         }
     );
     let kept = store.list(EffectFilter { decision_id: Some(Uuid::from_u128(1)), ..EffectFilter::default() }).await.expect("list");
     assert_eq!(kept.len(), 2);
     assert!(kept.iter().all(|e| e.planned.decision == row(1).decision), "the first planned stays");
-    let stray = store.plan(1, store.acquire_dispatch_epoch(1, "node").await.expect("epoch"), &[row(9)]).await;
+    let stray = store.plan(1, store.acquire_dispatch_epoch(1, "node").await.expect("epoch"), &[row(9)][..].into()).await;
     assert!(matches!(stray, Err(StoreError::Failed { .. })), "a row of partition 0 under the fence of 1: {stray:?}");
 }
 
@@ -144,6 +145,7 @@ async fn rows_become_due_and_go_out_the_longest_due_first(site: &Site) {
             updated_at: at(99),
             sender_epoch: Some(epoch),
             shared_by: Vec::new(),
+            update: None,
         }
     );
     assert_eq!(one(&*store, 5).await, Effect { state: EffectState::Sending, ..last });
@@ -156,8 +158,8 @@ async fn a_claim_takes_only_its_handler_and_its_partitions(site: &Site) {
     let two = store.acquire_dispatch_epoch(2, "node").await.expect("epoch");
     let in_partition = |n, partition| Planned { partition, ..row(n) };
     plan(&*store, zero, &[row(1), Planned { handler: "slack".into(), ..row(2) }]).await;
-    store.plan(1, one, &[in_partition(3, 1)]).await.expect("plan");
-    store.plan(2, two, &[in_partition(4, 2)]).await.expect("plan");
+    store.plan(1, one, &[in_partition(3, 1)][..].into()).await.expect("plan");
+    store.plan(2, two, &[in_partition(4, 2)][..].into()).await.expect("plan");
     let got = store.claim("mail", &[(2, two), (0, zero)], at(0), 100).await.expect("claim");
     assert_eq!(numbers(&got), [1, 4]);
     assert_eq!(got.iter().map(|e| e.sender_epoch).collect::<Vec<_>>(), [Some(zero), Some(two)]);
@@ -354,12 +356,12 @@ async fn a_row_that_is_not_ours_is_neither_frozen_nor_settled(site: &Site) {
 async fn an_old_dispatcher_plans_claims_freezes_and_settles_nothing(site: &Site) {
     // DESIGN §7.5
     let (before, after) = (site.node().await, site.node().await);
-    assert_fenced(before.plan(0, 1, &[row(1)]).await);
+    assert_fenced(before.plan(0, 1, &[row(1)][..].into()).await);
     let old = owner(&*before).await;
     plan(&*before, old, &[row(1), row(2)]).await;
     assert_eq!(before.claim("mail", &[(0, old)], at(0), 1).await.expect("claim").len(), 1);
     let new = owner(&*after).await;
-    assert_fenced(before.plan(0, old, &[row(3)]).await);
+    assert_fenced(before.plan(0, old, &[row(3)][..].into()).await);
     assert_fenced(before.claim("mail", &[(0, old)], at(0), 100).await);
     assert_fenced(before.freeze(&id(1), old, b"x").await);
     assert_fenced(before.settle(&id(1), old, done(), at(1)).await);

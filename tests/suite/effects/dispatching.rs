@@ -292,7 +292,7 @@ async fn what_a_dead_node_left_is_taken_up_on_assignment_also_for_handlers_that_
     let epoch = run.ledger.acquire_dispatch_epoch(0, "dead").await.expect("epoch");
     let rows =
         [super::harness::toy_row(1), stockwarden::ports::ledger::Planned { handler: "old".into(), ..super::harness::toy_row(2) }];
-    run.ledger.plan(0, epoch, &rows).await.expect("plan");
+    run.ledger.plan(0, epoch, &rows[..].into()).await.expect("plan");
     run.assigned(0, Some(9)).await;
     let rows = run.until_states(&[EffectState::Done, EffectState::Failed]).await;
     assert!(rows[1].response.as_deref().is_some_and(|r| r.contains("\"old\"")));

@@ -191,7 +191,7 @@ fn a_route_with_a_digest_waits_for_the_end_of_its_window_unless_little_time_is_l
         let value = serde_json::to_vec(&decision).expect("JSON");
         let mut batch = RecordBatch::new(0, 0);
         batch.push(0, 0, Some(b"a.example"), Some(&value), std::iter::empty::<(&str, &[u8])>());
-        let row = Plan::of(&batch, &handlers, now).rows.remove(0);
+        let row = Plan::of(&batch, &handlers, now).batch.rows.remove(0);
         (row.due_at, row.digest)
     };
     let hourly = |to: &str, address: &str| serde_json::json!({"to": to, "address": address, "digest": "1h"});

@@ -114,7 +114,7 @@ impl Node {
     }
 
     pub async fn plan(&self, rows: &[Planned]) {
-        self.shared.ledger.plan(0, self.epoch, rows).await.expect("plan");
+        self.shared.ledger.plan(0, self.epoch, &rows.into()).await.expect("plan");
     }
 
     pub async fn row(&self, n: u128) -> Effect {

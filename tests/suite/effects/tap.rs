@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use stockwarden::events::record::Partition;
-use stockwarden::ports::ledger::{Count, Effect, EffectFilter, EffectId, Ledger, Planned, Settled};
+use stockwarden::ports::ledger::{Batch, Count, Effect, EffectFilter, EffectId, Ledger, Settled};
 use stockwarden::ports::snapshot_store::{Epoch, StoreError};
 use tokio::sync::Notify;
 
@@ -95,10 +95,10 @@ impl Ledger for TappedLedger {
         })
     }
 
-    fn plan<'a>(&'a self, partition: Partition, epoch: Epoch, rows: &'a [Planned]) -> BoxFuture<'a, Result<u64, StoreError>> {
+    fn plan<'a>(&'a self, partition: Partition, epoch: Epoch, batch: &'a Batch) -> BoxFuture<'a, Result<u64, StoreError>> {
         Box::pin(async move {
             self.answer()?;
-            self.inner.plan(partition, epoch, rows).await
+            self.inner.plan(partition, epoch, batch).await
         })
     }
 
@@ -155,6 +155,10 @@ impl Ledger for TappedLedger {
 
     fn retry<'a>(&'a self, id: &'a EffectId, now: DateTime<Utc>) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.inner.retry(id, now)
+    }
+
+    fn by_reference<'a>(&'a self, handler: &'a str, reference: &'a str) -> BoxFuture<'a, Result<Option<EffectId>, StoreError>> {
+        self.inner.by_reference(handler, reference)
     }
 
     fn list(&self, filter: EffectFilter) -> BoxFuture<'_, Result<Vec<Effect>, StoreError>> {

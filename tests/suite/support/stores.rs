@@ -10,12 +10,12 @@ use futures::FutureExt;
 use sqlx::{ConnectOptions, Executor, SqlSafeStr};
 use stockwarden::adapters::embedded::sqlite::SqliteStore;
 use stockwarden::adapters::postgres::PostgresStore;
-use stockwarden::ports::{Ledger, Owners, Registry, SnapshotStore, StoreError};
+use stockwarden::ports::{Ledger, Owners, Registry, Reorders, SnapshotStore, StoreError};
 
 use super::postgres::Database;
 
-pub trait Store: SnapshotStore + Ledger + Owners + Registry {}
-impl<T: SnapshotStore + Ledger + Owners + Registry> Store for T {}
+pub trait Store: SnapshotStore + Ledger + Owners + Registry + Reorders {}
+impl<T: SnapshotStore + Ledger + Owners + Registry + Reorders> Store for T {}
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -7,19 +7,28 @@ use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
 use sqlx::{QueryBuilder, Row};
 use uuid::Uuid;
 
-use super::{SqliteStore, digest, json, micros, time_of};
+use super::{SqliteStore, digest, json, micros, reorders, time_of};
 use crate::adapters::sql::{Fault, LIST_LIMIT, fenced, known, printable};
 use crate::events::record::Partition;
-use crate::ports::ledger::{Count, Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled};
+use crate::ports::ledger::{Batch, Count, Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled, UpdateOf};
 use crate::ports::snapshot_store::{Epoch, StoreError};
+
+/// Of an update, what became of the row that it brings up to date.
+macro_rules! first {
+    () => {
+        "(select f.state from effect f where f.decision_id = e.decision_id and f.route_id = e.updates) as first_state, \
+         (select f.reference from effect f where f.decision_id = e.decision_id and f.route_id = e.updates) as first_reference"
+    };
+}
 
 /// Rows of `handler` ($1) in the partitions of the JSON array $2 that are the first unfinished of their order key, at most
 /// $3. The words of the state's condition are those of the partial indexes, which SQLite uses only then.
 macro_rules! claim {
     ($due:literal) => {
         concat!(
-            "select e.* from effect e where e.handler = $1 and e.leader is null \
-             and e.partition in (select value from json_each($2)) and ",
+            "select e.*, ",
+            first!(),
+            " from effect e where e.handler = $1 and e.leader is null and e.partition in (select value from json_each($2)) and ",
             $due,
             " and e.seq = (select o.seq from effect o where o.handler = e.handler and o.order_key = e.order_key \
              and o.state in ('planned', 'sending', 'ambiguous') order by o.decision_offset, o.seq limit 1) \
@@ -50,8 +59,8 @@ impl Ledger for SqliteStore {
         }))
     }
 
-    fn plan<'a>(&'a self, partition: Partition, epoch: Epoch, rows: &'a [Planned]) -> BoxFuture<'a, Result<u64, StoreError>> {
-        Box::pin(self.write("planning effects", async move |c| plan(c, partition, epoch, rows).await))
+    fn plan<'a>(&'a self, partition: Partition, epoch: Epoch, batch: &'a Batch) -> BoxFuture<'a, Result<u64, StoreError>> {
+        Box::pin(self.write("planning effects", async move |c| plan(c, partition, epoch, batch).await))
     }
 
     fn claim<'a>(
@@ -113,6 +122,19 @@ impl Ledger for SqliteStore {
         }))
     }
 
+    fn by_reference<'a>(&'a self, handler: &'a str, reference: &'a str) -> BoxFuture<'a, Result<Option<EffectId>, StoreError>> {
+        Box::pin(self.read("looking up an effect by its reference", async move |c| {
+            let found: Option<(String, String)> = sqlx::query_as(
+                "select decision_id, route_id from effect where handler = $1 and reference = $2 order by seq desc limit 1",
+            )
+            .bind(handler)
+            .bind(reference)
+            .fetch_optional(c)
+            .await?;
+            found.map(|(decision, route_id)| Ok(EffectId { decision_id: id_of(&decision)?, route_id })).transpose()
+        }))
+    }
+
     fn list(&self, filter: EffectFilter) -> BoxFuture<'_, Result<Vec<Effect>, StoreError>> {
         Box::pin(self.read("listing effects", async move |c| list(c, filter).await))
     }
@@ -138,13 +160,13 @@ async fn check(c: &mut SqliteConnection, partition: Partition, ours: Epoch) -> R
     if current == Some(ours) { Ok(()) } else { Err(fenced(partition, ours, current).into()) }
 }
 
-async fn plan(c: &mut SqliteConnection, partition: Partition, epoch: Epoch, rows: &[Planned]) -> Result<u64, Fault> {
-    if let Some(stray) = rows.iter().find(|r| r.partition != partition) {
+async fn plan(c: &mut SqliteConnection, partition: Partition, epoch: Epoch, batch: &Batch) -> Result<u64, Fault> {
+    if let Some(stray) = batch.rows.iter().find(|r| r.partition != partition) {
         return Err(Fault::Other(format!("an effect of partition {} was planned with partition {partition}", stray.partition)));
     }
     check(c, partition, epoch).await?;
     let mut new = 0;
-    for r in rows {
+    for r in &batch.rows {
         let done = sqlx::query(
             "insert into effect (partition, state, updated_at, decision_id, route_id, handler, organisation, shop, order_key, \
              decision_offset, decision, route, due_at, digest) \
@@ -167,6 +189,7 @@ async fn plan(c: &mut SqliteConnection, partition: Partition, epoch: Epoch, rows
         .await?;
         new += done.rows_affected();
     }
+    reorders::record(c, partition, batch).await?;
     Ok(new)
 }
 
@@ -295,7 +318,7 @@ async fn settle(c: &mut SqliteConnection, id: &EffectId, epoch: Epoch, how: Sett
 }
 
 async fn list(c: &mut SqliteConnection, filter: EffectFilter) -> Result<Vec<Effect>, Fault> {
-    let mut query = QueryBuilder::<Sqlite>::new("select e.* from effect e where true");
+    let mut query = QueryBuilder::<Sqlite>::new(concat!("select e.*, ", first!(), " from effect e where true"));
     if let Some(id) = filter.decision_id {
         query.push(" and e.decision_id = ").push_bind(id.to_string());
     }
@@ -312,13 +335,15 @@ async fn list(c: &mut SqliteConnection, filter: EffectFilter) -> Result<Vec<Effe
     rows.iter().map(read).collect()
 }
 
+fn id_of(stored: &str) -> Result<Uuid, Fault> {
+    stored.parse().map_err(|_| Fault::Other(format!("the stored decision id {stored:?} is not a UUID")))
+}
+
 pub(super) fn read(row: &SqliteRow) -> Result<Effect, Fault> {
     let decision: &str = row.try_get("decision_id")?;
-    let decision_id: Uuid =
-        decision.parse().map_err(|_| Fault::Other(format!("the stored decision id {decision:?} is not a UUID")))?;
     Ok(Effect {
         planned: Planned {
-            id: EffectId { decision_id, route_id: row.try_get("route_id")? },
+            id: EffectId { decision_id: id_of(decision)?, route_id: row.try_get("route_id")? },
             handler: row.try_get("handler")?,
             organisation: row.try_get("organisation")?,
             shop: row.try_get("shop")?,
@@ -339,5 +364,16 @@ pub(super) fn read(row: &SqliteRow) -> Result<Effect, Fault> {
         updated_at: time_of(row.try_get("updated_at")?)?,
         sender_epoch: row.try_get("sender_epoch")?,
         shared_by: Vec::new(),
+        update: update_of(row)?,
     })
+}
+
+fn update_of(row: &SqliteRow) -> Result<Option<UpdateOf>, Fault> {
+    let Some(route_id) = row.try_get("updates")? else { return Ok(None) };
+    Ok(Some(UpdateOf {
+        route_id,
+        change: row.try_get("change")?,
+        first: known("state", row.try_get("first_state")?, EffectState::parse)?,
+        reference: row.try_get("first_reference")?,
+    }))
 }

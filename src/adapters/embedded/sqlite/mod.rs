@@ -11,6 +11,7 @@ mod digest;
 mod ledger;
 mod owners;
 mod registry;
+mod reorders;
 mod snapshots;
 
 use std::time::Duration;
