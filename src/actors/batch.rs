@@ -8,7 +8,7 @@ use actix::Addr;
 use super::reader::Wanted;
 use super::shard::{Settled, Shard};
 use crate::events::dead_letter::Unreadable;
-use crate::events::decision::Decision;
+use crate::events::decision::{Decision, ProposalChange};
 use crate::events::ids::{CLOCK_KEY, VariantId};
 use crate::events::record::{Offset, RecordBatch};
 use crate::events::time::Millis;
@@ -43,6 +43,8 @@ pub struct Death {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub decisions: Vec<Decision>,
+    /// What became of proposals.
+    pub changes: Vec<ProposalChange>,
     pub unreadable: Vec<(Offset, Arc<str>, Unreadable)>,
     pub deaths: Vec<Death>,
     /// Variants that time alone may change, and when; none takes an earlier one back.

@@ -276,7 +276,7 @@ fn missing_variant(shop: &RecoveredShop) -> Option<VariantId> {
     shop.fold.variants().find(|id| !known.contains(id))
 }
 
-pub(super) fn decode<T: serde::de::DeserializeOwned>(partition: Partition, row: &Snapshot) -> Result<T, SnapshotError> {
+pub(super) fn decode<T: snapshot::State>(partition: Partition, row: &Snapshot) -> Result<T, SnapshotError> {
     let name = entity_name(&row.entity);
     let seal = Seal { partition, shop: &row.shop, entity: &name, offset: row.offset, epoch: row.epoch, version: row.version };
     snapshot::decode(&seal, row.checksum, &row.state)

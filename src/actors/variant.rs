@@ -14,12 +14,12 @@ use crate::domain::risk;
 use crate::domain::rules::{EffectiveRules, RuleSet};
 use crate::domain::shop::{ProductInfo, Work};
 use crate::domain::snapshot;
-use crate::domain::variant::{Context as VariantContext, Matched, VariantFact, VariantState, decide};
+use crate::domain::variant::{Context as VariantContext, Matched, ProposalChanged, VariantFact, VariantState, decide};
 use crate::domain::views::{LevelView, ProposalView, Provenance, VariantView};
-use crate::events::decision::{Recorded, RiskLevel};
+use crate::events::decision::{CausedBy, ProposalChange, Recorded, RiskLevel};
 use crate::events::fact::At;
 use crate::events::ids::VariantId;
-use crate::events::record::{Offset, Partition};
+use crate::events::record::{Offset, Partition, Topic};
 use crate::events::time::Millis;
 use crate::ports::snapshot_store::Columns;
 
@@ -170,6 +170,39 @@ impl Variant {
                     scope.with(|o| o.decisions.push(decision));
                 }
             }
+            for changed in observed.proposals {
+                let change = self.change(changed, at);
+                scope.with(|o| o.changes.push(change));
+            }
+        }
+    }
+
+    fn change(&self, ProposalChanged { proposal, moved }: ProposalChanged, at: At) -> ProposalChange {
+        let text = |t: Option<Box<str>>| t.map(String::from);
+        let (by, via) = moved.as_ref().map(|m| (m.by.clone(), m.via.clone())).unzip();
+        ProposalChange {
+            proposal_id: proposal.id,
+            organisation: self.context.organisation.to_string(),
+            shop: self.context.shop.to_string(),
+            variant_id: self.id,
+            state: proposal.state.as_str().to_owned(),
+            quantity: proposal.quantity,
+            received: proposal.received,
+            assigned_to: text(proposal.assigned_to),
+            snoozed_until: proposal.snooze.and_then(|s| s.until),
+            snoozed_level: proposal.snooze.and_then(|s| s.level),
+            moved: moved.map(|m| m.moved),
+            by,
+            via,
+            note: text(proposal.note),
+            eta: proposal.eta,
+            reference: text(proposal.reference),
+            caused_by: CausedBy {
+                topic: Topic::Facts.default_name().to_owned(),
+                partition: self.context.partition,
+                offset: at.offset,
+            },
+            changed_at: at.now,
         }
     }
 
@@ -232,18 +265,7 @@ impl Variant {
             levels_complete: false,
             stale_since: ask.stale_since,
             risk: risk::of(s, self.rules(), ask.now),
-            open_proposals: s
-                .open_proposals()
-                .map(|p| ProposalView {
-                    proposal_id: p.id,
-                    rule_id: p.rule_id.to_string(),
-                    kind: p.kind,
-                    state: p.state,
-                    quantity: p.quantity,
-                    location_id: p.location,
-                    opened_at: p.opened_at,
-                })
-                .collect(),
+            open_proposals: s.open_proposals().map(ProposalView::of).collect(),
             quarantined: s.quarantined.as_deref().map(str::to_owned),
             provenance: ask.provenance,
         })

@@ -44,7 +44,7 @@ pub enum Command {
         reason: Option<String>,
     },
     DeadLettersShow {
-        /// Of the dead letter itself, `"0:7"`.
+        /// Of the dead letter itself, `"0:7"`; or a failed effect, `DECISION/ROUTE`.
         position: String,
     },
     DeadLettersRetry(RetrySelection),
@@ -86,10 +86,12 @@ impl fmt::Debug for ShopAdd {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetrySelection {
-    /// These, by their positions in the dead letters' topic.
+    /// These, by their positions in the dead letters' topic; failed effects as `DECISION/ROUTE`.
     Positions(Vec<String>),
     /// All, or all with this reason.
     All { reason: Option<String> },
+    /// All failed effects, or all of this handler.
+    Effects { handler: Option<String> },
 }
 
 /// Where a look into a topic begins.

@@ -1,4 +1,5 @@
-//! Dead letters: what could not be understood; looked at, and tried again after the cause is mended.
+//! Dead letters: what could not be understood, and beside it the effects that failed for good; looked at, and tried again after the
+//! cause is mended.
 
 use std::collections::VecDeque;
 
@@ -7,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::command::RetrySelection;
-use super::{Admin, AdminError, Refusal, blocking, scan};
+use super::{Admin, AdminError, Refusal, blocking, effects, scan};
 use crate::events::dead_letter::DeadLetter;
 use crate::events::fact::{self, header};
 use crate::events::record::{NewRecord, Position, RecordRef, Topic};
@@ -56,6 +57,11 @@ impl Admin {
     ) -> Result<Value, AdminError> {
         let log = self.log.clone();
         let limit = limit.clamp(1, MAX_LIMIT);
+        // Reasons are those of records.
+        let failed = match reason {
+            None => self.failed_effects(limit, shop.as_deref()).await?,
+            Some(_) => Vec::new(),
+        };
         blocking(move || {
             let mut newest: VecDeque<Letter> = VecDeque::new();
             let mut total = 0_u64;
@@ -73,12 +79,15 @@ impl Admin {
             })?;
             keep_newest(&mut newest, limit);
             let rows: Vec<Value> = newest.iter().map(Letter::row).collect();
-            Ok(json!({ "dead_letters": rows, "total": total }))
+            Ok(json!({ "dead_letters": rows, "total": total, "failed_effects": failed }))
         })
         .await
     }
 
     pub(super) async fn dead_letters_show(&self, position: String) -> Result<Value, AdminError> {
+        if let Some(effect) = effects::parse(&position) {
+            return self.failed_effect(&effect).await;
+        }
         let at = parse_position(&position)?;
         let log = self.log.clone();
         blocking(move || {
@@ -97,7 +106,26 @@ impl Admin {
     /// nothing; a letter that still cannot be read comes back as a new one.
     pub(super) async fn dead_letters_retry(&self, selection: RetrySelection) -> Result<Value, AdminError> {
         let log = self.log.clone();
-        let (records, skipped) = blocking(move || {
+        let (mut effects_retried, mut effects_skipped) = (Vec::new(), Vec::new());
+        let selection = match selection {
+            RetrySelection::Effects { handler } => return self.retry_effects(handler).await,
+            RetrySelection::Positions(named) => {
+                let (effects, positions): (Vec<_>, Vec<_>) = named.into_iter().partition(|n| effects::parse(n).is_some());
+                for id in effects.iter().filter_map(|n| effects::parse(n)) {
+                    let effect = effects::name(&id);
+                    match self.retry_effect(&id).await? {
+                        true => effects_retried.push(json!({ "effect": effect })),
+                        false => {
+                            effects_skipped
+                                .push(json!({ "effect": effect, "reason": "there is no such effect that has failed" }));
+                        }
+                    }
+                }
+                RetrySelection::Positions(positions)
+            }
+            all => all,
+        };
+        let (records, mut skipped) = blocking(move || {
             let mut records = Vec::new();
             let mut skipped = Vec::new();
             let mut take = |letter: Letter| -> Result<(), AdminError> {
@@ -120,11 +148,14 @@ impl Admin {
                         false => Ok(()),
                     })?
                 }
+                // Answered above.
+                RetrySelection::Effects { .. } => {}
             }
             Ok((records, skipped))
         })
         .await?;
-        let mut retried = Vec::new();
+        skipped.extend(effects_skipped);
+        let mut retried = effects_retried;
         let mut records = records.into_iter().peekable();
         while records.peek().is_some() {
             let (from, batch): (Vec<String>, Vec<NewRecord>) = records.by_ref().take(RETRY_BATCH).unzip();

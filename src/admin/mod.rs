@@ -6,6 +6,7 @@
 
 mod command;
 mod dead_letters;
+mod effects;
 mod error;
 mod organisations;
 mod rules;
@@ -28,7 +29,7 @@ pub use rules::{RuleChecker, RuleProblem, route_warnings};
 pub use tokens::token_hash;
 
 use crate::events::record::{NewRecord, Position};
-use crate::ports::{EventLog, Registry};
+use crate::ports::{EventLog, Ledger, Registry};
 use crate::vault::Vault;
 
 /// Tells the time; passed in.
@@ -37,6 +38,7 @@ pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 pub struct Admin {
     log: Arc<dyn EventLog>,
     registry: Arc<dyn Registry>,
+    ledger: Arc<dyn Ledger>,
     vault: Vault,
     clock: Clock,
     rules: Arc<dyn RuleChecker>,
@@ -51,12 +53,13 @@ impl Admin {
     pub fn new(
         log: Arc<dyn EventLog>,
         registry: Arc<dyn Registry>,
+        ledger: Arc<dyn Ledger>,
         vault: Vault,
         clock: Clock,
         rules: Arc<dyn RuleChecker>,
         handlers: Vec<String>,
     ) -> Admin {
-        Admin { log, registry, vault, clock, rules, handlers, turn: tokio::sync::Mutex::new(()) }
+        Admin { log, registry, ledger, vault, clock, rules, handlers, turn: tokio::sync::Mutex::new(()) }
     }
 
     /// Performs one command. What changes something returns when the change is durable.

@@ -7,6 +7,7 @@ pub mod auth;
 mod body;
 mod boundary;
 pub mod control;
+mod inbound;
 mod links;
 mod params;
 mod probes;
@@ -29,6 +30,7 @@ use actix_web::{App, HttpResponse, HttpServer, ResponseError as _, Route};
 use tokio::runtime::Handle;
 
 pub use control::{ControlHandler, serve_control};
+pub use inbound::Listener;
 pub use probes::Probe;
 pub use server::Server;
 
@@ -84,6 +86,8 @@ pub struct ApiContext {
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
     pub reorders: ReorderParts,
+    /// Handlers whose targets talk back.
+    pub inbound: Vec<Listener>,
     /// Further conditions of readiness; `log`, `secrets`, `store` and those of [`Queries::readiness`] are there already.
     pub probes: Vec<Probe>,
 }
@@ -126,6 +130,7 @@ struct State {
     tokens: auth::Tokens,
     bodies: body::Budget,
     reorders: ReorderParts,
+    inbound: Vec<Listener>,
     /// Queries to the store run on the node's runtime, and to their end (PITFALLS 18).
     runtime: Handle,
 }
@@ -183,6 +188,7 @@ pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {
         tokens: auth::Tokens::new(context.registry, runtime.clone()),
         runtime,
         reorders: context.reorders,
+        inbound: context.inbound,
         bodies: body::Budget::new(context.limits.bodies),
         shops: Arc::clone(&shops),
         node: context.node,
@@ -222,6 +228,8 @@ pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {
 fn routes(config: &mut web::ServiceConfig) {
     config
         .service(only("/webhooks/shopify", "POST", web::post().to(webhooks::shopify)))
+        .service(only("/webhooks/{kind}", "POST", web::post().to(inbound::bare)))
+        .service(only("/webhooks/{kind}/{handler}", "POST", web::post().to(inbound::named)))
         .service(links::resource())
         .service(only("/v1/shops", "GET", web::get().to(queries::shops)))
         .service(only("/v1/shops/{shop}", "GET", web::get().to(queries::shop)))

@@ -108,7 +108,7 @@ impl ResponseError for Problem {
         }
         match self.kind {
             Kind::Unauthorized => response.insert_header((WWW_AUTHENTICATE, "Bearer")),
-            Kind::BadSignature => response.insert_header((WWW_AUTHENTICATE, "X-Shopify-Hmac-Sha256")),
+            Kind::BadSignature => response.insert_header((WWW_AUTHENTICATE, "Signature")),
             _ => &mut response,
         };
         let body = json!({

@@ -22,7 +22,7 @@ impl World for App {
             // A name of its own: under the node's name a command would fence the node's transactions.
             let name = format!("{}-cli", config.node.name);
             let adapters = adapters::open(config, env, &name).await?;
-            Ok(Ports { log: adapters.log, registry: adapters.registry })
+            Ok(Ports { log: adapters.log, registry: adapters.registry, ledger: adapters.ledger })
         })
     }
 

@@ -28,12 +28,12 @@ use crate::actors::settings::EngineSettings;
 use crate::actors::stats::EngineStats;
 use crate::adapters::peers::HttpPeers;
 use crate::admin::{Admin, Command};
-use crate::api::{self, ApiContext, ControlHandler, Limits, NodeRole, Probe, ReorderParts};
+use crate::api::{self, ApiContext, ControlHandler, Limits, Listener, NodeRole, Probe, ReorderParts};
 use crate::cli::Fault;
 use crate::config::{Config, Env, HandlerConfig, LogKind, master_key};
-use crate::handlers::Handlers;
 use crate::handlers::registry::comes_later;
 use crate::handlers::target::SystemLookup;
+use crate::handlers::{Handlers, Instance};
 use crate::links::{LinkKey, Links};
 use crate::ports::Queries;
 use crate::telemetry::metrics::Metrics;
@@ -82,6 +82,7 @@ impl Node {
                 .because(told.join("; "))
                 .mend("stockwarden check says the same without starting")
         })?;
+        let inbound = listeners(&handlers);
         let adapters = adapters::open(config, env, &config.node.name).await?;
         prepare(&adapters).await?;
         // Before anything takes part in a group: a second start by mistake must not fence the node that runs.
@@ -127,6 +128,7 @@ impl Node {
         let admin = Arc::new(Admin::new(
             adapters.log.clone(),
             adapters.registry.clone(),
+            adapters.ledger.clone(),
             key.vault.clone(),
             Arc::new(Utc::now),
             Arc::new(Rules),
@@ -148,6 +150,7 @@ impl Node {
                 ledger: adapters.ledger.clone(),
                 kinds: config.handlers.iter().map(|(name, h)| (name.clone(), h.kind.clone())).collect(),
             },
+            inbound,
             probes: dispatcher.iter().map(dispatcher_probe).collect(),
         };
         let http = api::serve(context, &config.http.listen).map_err(refused)?;
@@ -212,6 +215,14 @@ pub fn build_handlers<'c>(
 ) -> Result<Handlers, Vec<(String, String)>> {
     Handlers::build_with_links(configured, env, Arc::new(SystemLookup), links)
         .map_err(|problems| problems.into_iter().map(|p| (p.handler().to_owned(), p.to_string())).collect())
+}
+
+fn listeners(handlers: &Handlers) -> Vec<Listener> {
+    let listens = |i: &Instance| {
+        let inbound = i.handler.clone().inbound()?;
+        Some(Listener { name: i.name.clone(), kind: i.kind.to_owned(), inbound })
+    };
+    handlers.iter().filter_map(listens).collect()
 }
 
 /// Numbers that spread retries; nothing secret hangs on them.

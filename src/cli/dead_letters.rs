@@ -1,4 +1,4 @@
-//! `dead-letters`: what could not be understood.
+//! `dead-letters`: what could not be understood, and effects that failed for good.
 
 use serde_json::Value;
 
@@ -22,17 +22,26 @@ pub enum Verb {
     },
     /// Show one with its bytes
     Show {
-        /// As list shows it, such as 0:7
+        /// As list shows it, such as 0:7; of an effect DECISION/ROUTE
         position: String,
     },
-    /// Append the original records to stock-facts again, after the cause is mended
+    /// Append the original records to stock-facts again, or send failed effects again, after the cause is mended
     #[command(after_help = "Examples:\n  stockwarden dead-letters retry 0:7 3:2\n  \
-                            stockwarden dead-letters retry --all --reason newer_version")]
+                            stockwarden dead-letters retry --all --reason newer_version\n  \
+                            stockwarden dead-letters retry --effects --handler jira")]
     Retry {
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        /// Positions of records, or effects as DECISION/ROUTE
+        #[arg(required_unless_present_any = ["all", "effects"], conflicts_with_all = ["all", "effects"])]
         positions: Vec<String>,
-        #[arg(long)]
+        /// All records
+        #[arg(long, conflicts_with = "effects")]
         all: bool,
+        /// All effects that failed
+        #[arg(long)]
+        effects: bool,
+        /// Of the effects only those of this handler
+        #[arg(long, requires = "effects", value_name = "NAME")]
+        handler: Option<String>,
         /// Of all only those with this reason
         #[arg(long, requires = "all")]
         reason: Option<String>,
@@ -50,8 +59,9 @@ pub async fn run(context: &Context<'_>, verb: Verb) -> Result<u8, Fault> {
             let shown = session.run(Command::DeadLettersShow { position }).await?;
             context.out.result(&shown, |v| serde_json::to_string_pretty(v).unwrap_or_else(|_| v.to_string()));
         }
-        Verb::Retry { positions, reason, .. } => {
+        Verb::Retry { positions, reason, effects, handler, .. } => {
             let selection = match positions.is_empty() {
+                true if effects => RetrySelection::Effects { handler },
                 true => RetrySelection::All { reason },
                 false => RetrySelection::Positions(positions),
             };
@@ -68,6 +78,18 @@ pub async fn run(context: &Context<'_>, verb: Verb) -> Result<u8, Fault> {
 }
 
 fn listed(v: &Value) -> String {
+    let letters = letters_listed(v);
+    if v["failed_effects"].as_array().is_none_or(Vec::is_empty) {
+        return letters;
+    }
+    let effects = table_of(
+        &v["failed_effects"],
+        &[("EFFECT", "effect"), ("AT", "at"), ("KEY", "key"), ("HANDLER", "handler"), ("REASON", "reason")],
+    );
+    format!("{letters}\n\nEffects that failed; stockwarden dead-letters retry EFFECT sends one again:\n{effects}")
+}
+
+fn letters_listed(v: &Value) -> String {
     let shown = v["dead_letters"].as_array().map_or(0, Vec::len);
     if shown == 0 {
         return "no dead letters".to_owned();
@@ -84,12 +106,23 @@ fn listed(v: &Value) -> String {
 
 fn retried(v: &Value) -> String {
     let each = |key: &str| v[key].as_array().cloned().unwrap_or_default();
-    let mut lines: Vec<String> =
-        each("retried").iter().map(|r| format!("{} is now fact {}", cell(&r["position"]), cell(&r["fact"]))).collect();
-    lines.extend(each("skipped").iter().map(|r| format!("{} stays: {}", cell(&r["position"]), cell(&r["reason"]))));
+    let mut lines: Vec<String> = each("retried").iter().map(again).collect();
+    lines.extend(each("skipped").iter().map(|r| format!("{} stays: {}", cell(named(r)), cell(&r["reason"]))));
     lines.push(match each("retried").len() {
         0 => "nothing was tried again".to_owned(),
         n => format!("{n} tried again; what still cannot be read comes back as a new dead letter"),
     });
     lines.join("\n")
+}
+
+/// The position of a record, or an effect.
+fn named(r: &Value) -> &Value {
+    r.get("position").unwrap_or(&r["effect"])
+}
+
+fn again(r: &Value) -> String {
+    match r.get("effect") {
+        Some(effect) => format!("{} is sent again", cell(effect)),
+        None => format!("{} is now fact {}", cell(&r["position"]), cell(&r["fact"])),
+    }
 }

@@ -113,7 +113,7 @@ impl Session {
             })?;
         }
         let handlers = config.handlers.keys().cloned().collect();
-        let admin = Admin::new(ports.log, ports.registry, key.vault, Arc::new(Utc::now), world.rules(), handlers);
+        let admin = Admin::new(ports.log, ports.registry, ports.ledger, key.vault, Arc::new(Utc::now), world.rules(), handlers);
         Ok(Session::Here(Box::new(admin)))
     }
 

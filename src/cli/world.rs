@@ -8,12 +8,13 @@ use futures::future::BoxFuture;
 use super::Fault;
 use crate::admin::RuleChecker;
 use crate::config::{Config, Env};
-use crate::ports::{EventLog, Registry};
+use crate::ports::{EventLog, Ledger, Registry};
 
 /// The ports that administration works on.
 pub struct Ports {
     pub log: Arc<dyn EventLog>,
     pub registry: Arc<dyn Registry>,
+    pub ledger: Arc<dyn Ledger>,
 }
 
 pub trait World: Sync {

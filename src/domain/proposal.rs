@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::rules::Scope;
 use crate::events::decision::Kind;
 use crate::events::fact::{Move, ProposalMoved};
-use crate::events::ids::LocationId;
+use crate::events::ids::{LocationId, TransferId};
 use crate::events::record::Offset;
 use crate::events::time::Millis;
 
@@ -76,6 +76,27 @@ pub enum ResolvesAt {
     RunOut { below: f64, horizon_hours: f64 },
 }
 
+/// Nothing is asked of people until then; whichever comes first ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snooze {
+    pub until: Option<Millis>,
+    /// `available` at or below this.
+    pub level: Option<i64>,
+}
+
+impl Snooze {
+    fn is_over(self, now: Millis, available: Option<i64>) -> bool {
+        self.until.is_some_and(|until| now >= until) || self.level.zip(available).is_some_and(|(level, a)| a <= level)
+    }
+}
+
+/// A Shopify transfer that carries the proposal out, and the handler that made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carrier {
+    pub transfer: TransferId,
+    pub handler: Box<str>,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Proposal {
     pub id: Uuid,
@@ -85,6 +106,7 @@ pub struct Proposal {
     pub scope: Scope,
     /// The location replenished; none unless the scope is location.
     pub location: Option<LocationId>,
+    /// Units, as ordered meanwhile.
     pub quantity: Option<i64>,
     pub received: i64,
     pub state: State,
@@ -92,55 +114,262 @@ pub struct Proposal {
     pub opened_by: Offset,
     pub resolves_at: ResolvesAt,
     pub expires_at: Millis,
+    pub assigned_to: Option<Box<str>>,
+    pub snooze: Option<Snooze>,
+    /// When what is ordered is expected.
+    pub eta: Option<Millis>,
+    /// The order's name elsewhere.
+    pub reference: Option<Box<str>>,
+    /// Of the last move.
+    pub note: Option<Box<str>>,
+    pub carriers: Vec<Carrier>,
 }
 
-/// What a move did.
+/// What a move did, or would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
     Done,
     /// It was there already.
     Already,
-    /// Backward, or closed.
+    /// Backward, or closed; or the move does not say what it has to.
     Illegal,
 }
 
 impl Proposal {
     /// Units on their way because of it (RULES: unlanded own proposals).
     pub fn under_way(&self) -> i64 {
-        if self.state.is_open() { (self.quantity.unwrap_or(0) - self.received).max(0) } else { 0 }
+        if self.state.is_open() { self.quantity.unwrap_or(0).saturating_sub(self.received).max(0) } else { 0 }
     }
 
-    pub fn advance(&mut self, to: State) -> Moved {
+    fn toward(&self, to: State) -> Moved {
         if to == self.state {
             Moved::Already
         } else if to > self.state && self.state.is_open() {
-            self.state = to;
             Moved::Done
         } else {
             Moved::Illegal
         }
     }
 
-    pub fn apply(&mut self, m: &ProposalMoved) -> Moved {
-        match m.moved {
-            Move::Acknowledge => self.advance(State::Acknowledged),
-            // Attributes; no state.
-            Move::Assign | Move::Snooze => Moved::Already,
-            Move::Ordered => {
-                let moved = self.advance(State::Ordered);
-                if moved == Moved::Done && m.details.quantity.is_some() {
-                    self.quantity = m.details.quantity;
-                }
-                moved
+    pub fn advance(&mut self, to: State) -> Moved {
+        let moved = self.toward(to);
+        if moved == Moved::Done {
+            self.state = to;
+            if !to.is_open() {
+                self.snooze = None;
             }
-            Move::InTransit => self.advance(State::InTransit),
-            Move::Cancel => self.advance(State::Cancelled),
-            Move::Received if !self.state.is_open() => self.advance(State::Received),
+        }
+        moved
+    }
+
+    /// What [`Proposal::apply`] would do. A repeat is [`Moved::Already`]; a move that says something new, where there is anything to be
+    /// said, is not one: assigned to somebody else, snoozed longer, ordered with another quantity or date.
+    pub fn would(&self, m: &ProposalMoved) -> Moved {
+        let d = &m.details;
+        let told_anew = |is_new: bool| if is_new { Moved::Done } else { Moved::Already };
+        match m.moved {
+            Move::Acknowledge => self.toward(State::Acknowledged),
+            Move::InTransit => self.toward(State::InTransit),
+            Move::Cancel => self.toward(State::Cancelled),
+            Move::Ordered | Move::Received if d.quantity.is_some_and(|units| units < 1) => Moved::Illegal,
+            Move::Received => self.toward(State::Received),
+            Move::Ordered => match self.toward(State::Ordered) {
+                Moved::Already => told_anew(
+                    (d.quantity.is_some() && d.quantity != self.quantity)
+                        || (d.eta.is_some() && d.eta != self.eta)
+                        || (d.reference.is_some() && d.reference.as_deref() != self.reference.as_deref()),
+                ),
+                other => other,
+            },
+            Move::Assign | Move::Snooze if !self.state.is_open() => Moved::Illegal,
+            Move::Assign => match d.to.as_deref() {
+                None => Moved::Illegal,
+                to => told_anew(to != self.assigned_to.as_deref()),
+            },
+            Move::Snooze => match snooze_of(m) {
+                None => Moved::Illegal,
+                snooze => told_anew(snooze != self.snooze),
+            },
+        }
+    }
+
+    pub fn apply(&mut self, m: &ProposalMoved) -> Moved {
+        let moved = self.would(m);
+        if moved != Moved::Done {
+            return moved;
+        }
+        let d = &m.details;
+        let text = |t: &Option<String>| t.as_deref().map(Box::from);
+        match m.moved {
+            Move::Acknowledge => _ = self.advance(State::Acknowledged),
+            Move::InTransit => _ = self.advance(State::InTransit),
+            Move::Cancel => _ = self.advance(State::Cancelled),
+            Move::Assign => self.assigned_to = text(&d.to),
+            Move::Snooze => self.snooze = snooze_of(m),
+            Move::Ordered => {
+                self.advance(State::Ordered);
+                self.quantity = d.quantity.or(self.quantity);
+                self.eta = d.eta.or(self.eta);
+                self.reference = text(&d.reference).or(self.reference.take());
+            }
             Move::Received => {
-                let open = self.under_way();
-                self.received += m.details.quantity.unwrap_or(open).max(0);
-                // Less than ordered keeps it open.
-                if self.under_way() == 0 { self.advance(State::Received) } else { Moved::Done }
+                self.received = self.received.saturating_add(d.quantity.unwrap_or(self.under_way()));
+                // Less than ordered keeps it open; that somebody has ordered it, its arrival says.
+                self.advance(if self.under_way() == 0 { State::Received } else { State::Ordered });
+            }
+        }
+        self.note = text(&d.note);
+        moved
+    }
+
+    /// Ends a snooze whose end has come; whether it did.
+    pub fn wake(&mut self, now: Millis, available: Option<i64>) -> bool {
+        let is_over = self.snooze.is_some_and(|s| s.is_over(now, available));
+        if is_over {
+            self.snooze = None;
+        }
+        is_over
+    }
+
+    /// When time alone may change it.
+    pub fn deadline(&self) -> Option<Millis> {
+        let expiry = (!self.state.is_acted_on()).then_some(self.expires_at);
+        [expiry, self.snooze.and_then(|s| s.until)].into_iter().flatten().min()
+    }
+}
+
+fn snooze_of(m: &ProposalMoved) -> Option<Snooze> {
+    let snooze = Snooze { until: m.details.until, level: m.details.level };
+    (snooze.until.is_some() || snooze.level.is_some()).then_some(snooze)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::events::fact::MoveDetails;
+    use crate::events::ids::VariantId;
+
+    fn proposal(state: State) -> Proposal {
+        Proposal {
+            id: Uuid::from_u128(1),
+            rule_id: "low".into(),
+            rule_version: 1,
+            kind: Kind::Reorder,
+            scope: Scope::Shop,
+            location: None,
+            quantity: Some(40),
+            received: 0,
+            state,
+            opened_at: 0,
+            opened_by: 1,
+            resolves_at: ResolvesAt::Level(11),
+            expires_at: 1_000,
+            assigned_to: None,
+            snooze: None,
+            eta: None,
+            reference: None,
+            note: None,
+            carriers: Vec::new(),
+        }
+    }
+
+    fn moved(moved: Move, details: MoveDetails) -> ProposalMoved {
+        ProposalMoved {
+            proposal_id: Uuid::from_u128(1),
+            variant_id: VariantId(7),
+            moved,
+            by: "ann".into(),
+            via: "api".into(),
+            details,
+        }
+    }
+
+    /// As DESIGN §4 has it: forward only, skipping allowed.
+    #[test]
+    fn moves_go_forward_only_and_a_repeat_is_told_apart_from_an_illegal_one() {
+        use Moved::{Already, Done, Illegal};
+        let table = [
+            // From:                  acknowledge, ordered, in transit, received, cancel
+            (State::Proposed, [Done, Done, Done, Done, Done]),
+            (State::Sent, [Done, Done, Done, Done, Done]),
+            (State::Acknowledged, [Already, Done, Done, Done, Done]),
+            (State::Ordered, [Illegal, Already, Done, Done, Done]),
+            (State::InTransit, [Illegal, Illegal, Already, Done, Done]),
+            (State::Received, [Illegal, Illegal, Illegal, Already, Illegal]),
+            (State::Cancelled, [Illegal, Illegal, Illegal, Illegal, Already]),
+            (State::Expired, [Illegal; 5]),
+            (State::Resolved, [Illegal; 5]),
+        ];
+        let moves = [Move::Acknowledge, Move::Ordered, Move::InTransit, Move::Received, Move::Cancel];
+        for (state, want) in table {
+            let got = moves.map(|m| proposal(state).would(&moved(m, MoveDetails::default())));
+            assert_eq!(got, want, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_move_that_does_not_say_what_it_has_to_is_refused() {
+        for (name, quantity) in [(Move::Assign, None), (Move::Snooze, None), (Move::Ordered, Some(0)), (Move::Received, Some(-3))]
+        {
+            let details = MoveDetails { quantity, ..MoveDetails::default() };
+            assert_eq!(proposal(State::Proposed).would(&moved(name, details)), Moved::Illegal, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_arrives_in_part_was_ordered_and_leaves_the_rest_under_way() {
+        let mut p = proposal(State::Sent);
+        let some = |units| moved(Move::Received, MoveDetails { quantity: Some(units), ..MoveDetails::default() });
+        assert_eq!(p.apply(&some(15)), Moved::Done);
+        assert_eq!((p.state, p.under_way()), (State::Ordered, 25));
+        assert_eq!(p.apply(&some(i64::MAX)), Moved::Done);
+        assert_eq!((p.state, p.under_way()), (State::Received, 0));
+    }
+
+    #[test]
+    fn a_snooze_ends_at_its_time_or_level_or_with_the_proposal() {
+        let snooze = |until, level| moved(Move::Snooze, MoveDetails { until, level, ..MoveDetails::default() });
+        let mut p = proposal(State::Proposed);
+        p.apply(&snooze(Some(500), Some(3)));
+        assert_eq!(p.deadline(), Some(500));
+        assert!(!p.wake(499, Some(4)) && !p.wake(499, None));
+        assert!(p.clone().wake(500, Some(4)) && p.clone().wake(499, Some(3)));
+        assert_eq!(p.apply(&snooze(Some(500), Some(3))), Moved::Already);
+        assert_eq!(p.apply(&snooze(Some(2_000), None)), Moved::Done);
+        assert_eq!(p.deadline(), Some(1_000), "it expires before that");
+        p.advance(State::Cancelled);
+        assert_eq!(p.snooze, None);
+    }
+
+    fn details() -> impl Strategy<Value = MoveDetails> {
+        let few = || proptest::option::of(-1i64..3);
+        let text = || proptest::option::of(proptest::sample::select(vec!["a".to_owned(), "b".to_owned()]));
+        (few(), few(), few(), few(), text(), text(), text()).prop_map(|(quantity, eta, until, level, reference, to, note)| {
+            MoveDetails { quantity, eta, reference, until, level, to, note }
+        })
+    }
+
+    proptest! {
+        /// What the API is told before it writes is what happens; a move that is refused or a repeat changes nothing; and the same
+        /// move again does nothing, but for what arrives in parts.
+        #[test]
+        fn would_says_what_apply_does(
+            state in proptest::sample::select(State::ALL.to_vec()),
+            moves in proptest::collection::vec((proptest::sample::select(Move::ALL.to_vec()), details()), 1..12),
+        ) {
+            let mut p = proposal(state);
+            for (name, details) in moves {
+                let m = moved(name, details);
+                let (before, would) = (p.clone(), p.would(&m));
+                prop_assert_eq!(p.apply(&m), would);
+                if would != Moved::Done {
+                    prop_assert_eq!(&p, &before);
+                } else if name != Move::Received {
+                    prop_assert_eq!(p.would(&m), Moved::Already);
+                }
+                prop_assert!(p.state >= before.state && p.received >= before.received && p.under_way() >= 0);
             }
         }
     }

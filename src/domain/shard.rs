@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rules::{ActiveRule, Initial, RuleSet};
 use super::shop::read_rules;
+use super::snapshot;
 use crate::events::dead_letter::Unreadable;
 use crate::events::fact::{At, RulesApplied};
 use crate::events::time::Millis;
@@ -23,6 +24,11 @@ pub struct ShardState {
     /// Domain time: the running maximum of event times.
     pub now: Option<Millis>,
     organisations: BTreeMap<Box<str>, StoredRules>,
+}
+
+impl snapshot::State for ShardState {
+    /// Unchanged since.
+    type V1 = ShardState;
 }
 
 #[derive(Debug, Clone, Default)]

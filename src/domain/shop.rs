@@ -1,5 +1,7 @@
 //! The shop: its catalogue, and which variants a fact concerns.
 
+mod v1;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use super::variant::{Listed, VariantFact, WaitingLevel};
 use crate::events::dead_letter::{Reason, Unreadable};
 use crate::events::decision::Recorded;
 use crate::events::fact::{At, Fact, ItemObserved, ProductObserved, RulesApplied, Stamp, VariantListed};
-use crate::events::ids::{DEFAULT_ORGANISATION, ItemId, ProductId, VariantId};
+use crate::events::ids::{DEFAULT_ORGANISATION, ItemId, ProductId, TransferId, VariantId};
 use crate::events::time::Millis;
 
 /// Items with levels that no catalogue has named, per shop; more go to dead letters (DESIGN §7.9).
@@ -56,6 +58,8 @@ pub struct ShopState {
     waiting: BTreeMap<ItemId, Waiting>,
     own_version: i64,
     own_rules: Vec<ActiveRule>,
+    /// Shopify transfers that carry out proposals of these variants, until they are over.
+    transfers: BTreeMap<TransferId, Vec<VariantId>>,
 }
 
 impl Default for ShopState {
@@ -68,6 +72,7 @@ impl Default for ShopState {
             waiting: BTreeMap::new(),
             own_version: 0,
             own_rules: Vec::new(),
+            transfers: BTreeMap::new(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Encoding of states for snapshots: versioned, checksummed (DESIGN §3).
 //!
-//! Version 1: postcard. A later version keeps the reading of this one beside its own; golden files show both.
+//! Version 1: postcard. Version 2: proposals have the attributes that moves give them, shops know their transfers. A version is read for
+//! ever: what it wrote stands frozen beside the present form ([`State::V1`]), with the upcast; golden files show both. To make the next
+//! one, freeze the present form of what changes the same way, and read it in [`decode`].
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,13 +10,13 @@ use serde::de::DeserializeOwned;
 use crate::events::record::{Offset, Partition};
 
 /// Version of the encoding written now.
-pub const VERSION: i16 = 1;
+pub const VERSION: i16 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     #[error("its checksum is wrong")]
     Checksum,
-    #[error("its version {0} is not {VERSION}")]
+    #[error("its version {0} is none of 1 to {VERSION}")]
     Version(i16),
     #[error("it does not decode: {0}")]
     Decode(String),
@@ -47,16 +49,24 @@ impl Seal<'_> {
     }
 }
 
-pub fn encode<T: Serialize>(state: &T) -> Vec<u8> {
+/// What is kept in snapshots.
+pub trait State: Serialize + DeserializeOwned {
+    /// What version 1 wrote; `into` is the upcast.
+    type V1: DeserializeOwned + Into<Self>;
+}
+
+pub fn encode<T: State>(state: &T) -> Vec<u8> {
     postcard::to_stdvec(state).expect("states are plain data")
 }
 
-pub fn decode<T: DeserializeOwned>(seal: &Seal<'_>, checksum: i64, state: &[u8]) -> Result<T, SnapshotError> {
+pub fn decode<T: State>(seal: &Seal<'_>, checksum: i64, state: &[u8]) -> Result<T, SnapshotError> {
     if seal.checksum(state) != checksum {
         return Err(SnapshotError::Checksum);
     }
-    if seal.version != VERSION {
-        return Err(SnapshotError::Version(seal.version));
-    }
-    postcard::from_bytes(state).map_err(|e| SnapshotError::Decode(e.to_string()))
+    let read = match seal.version {
+        VERSION => postcard::from_bytes(state),
+        1 => postcard::from_bytes::<T::V1>(state).map(Into::into),
+        other => return Err(SnapshotError::Version(other)),
+    };
+    read.map_err(|e| SnapshotError::Decode(e.to_string()))
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::proposal::State;
+use super::proposal::{Proposal, State};
 use crate::events::decision::{Kind, RiskLevel};
 use crate::events::ids::{self, ItemId, LocationId, ProductId, VariantId};
 use crate::events::record::{Offset, Partition};
@@ -69,11 +69,49 @@ pub struct ProposalView {
     pub kind: Kind,
     #[serde(with = "state_text")]
     pub state: State,
+    /// Units, as ordered meanwhile.
     pub quantity: Option<i64>,
+    /// Units received so far.
+    #[serde(default)]
+    pub received: i64,
     #[serde(with = "ids::text::option")]
     pub location_id: Option<LocationId>,
     #[serde(with = "time::text")]
     pub opened_at: Millis,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned_to: Option<String>,
+    /// Snoozed: until this time …
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::text::option")]
+    pub snoozed_until: Option<Millis>,
+    /// … or until `available` is at or below this level.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snoozed_level: Option<i64>,
+    /// When what is ordered is expected.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::text::option")]
+    pub eta: Option<Millis>,
+    /// The order's name elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+}
+
+impl ProposalView {
+    pub fn of(p: &Proposal) -> ProposalView {
+        ProposalView {
+            proposal_id: p.id,
+            rule_id: p.rule_id.to_string(),
+            kind: p.kind,
+            state: p.state,
+            quantity: p.quantity,
+            received: p.received,
+            location_id: p.location,
+            opened_at: p.opened_at,
+            assigned_to: p.assigned_to.as_deref().map(str::to_owned),
+            snoozed_until: p.snooze.and_then(|s| s.until),
+            snoozed_level: p.snooze.and_then(|s| s.level),
+            eta: p.eta,
+            reference: p.reference.as_deref().map(str::to_owned),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -172,8 +210,14 @@ mod tests {
                 kind: Kind::Reorder,
                 state: State::InTransit,
                 quantity: Some(12),
+                received: 2,
                 location_id: Some(LocationId(1)),
                 opened_at: 5,
+                assigned_to: Some("u-7".into()),
+                snoozed_until: Some(1_700_000_000_123),
+                snoozed_level: Some(-1),
+                eta: Some(1_700_000_000_000),
+                reference: Some("PO-9".into()),
             }],
             quarantined: None,
             provenance: Provenance {

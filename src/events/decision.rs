@@ -287,13 +287,12 @@ impl Recorded {
         }
     }
 
-    /// Offset of the fact that caused it.
+    /// Offset of the fact after which replay takes it in; none: it changes no state.
     pub fn caused_by(&self) -> Option<Offset> {
         match self {
             Recorded::Decision(d) => Some(d.caused_by.offset),
             Recorded::Quarantine(q) => Some(q.caused_by.offset),
-            Recorded::Proposal(p) => Some(p.caused_by.offset),
-            Recorded::Other => None,
+            Recorded::Proposal(_) | Recorded::Other => None,
         }
     }
 }

@@ -25,6 +25,8 @@ numeric_ids! {
     /// Shopify's inventory item: what is stocked; a variant has one.
     ItemId,
     LocationId,
+    /// Shopify's inventory transfer.
+    TransferId,
 }
 
 /// The organisation of shops that nobody put into another one.

@@ -137,7 +137,7 @@ impl Shard {
         if self.mode == Mode::Live {
             let mut decisions = outcome.decisions;
             letters::number(&mut decisions);
-            let mut records: Vec<_> = decisions.iter().map(|d| letters::decision_record(self.partition, d)).collect();
+            let mut records = letters::records(self.partition, &decisions, &outcome.changes);
             for (offset, _, unreadable) in &outcome.unreadable {
                 records.push(self.dead_letter(&batch, *offset, unreadable));
             }

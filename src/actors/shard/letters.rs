@@ -1,11 +1,12 @@
-//! What a shard writes beside its offsets: decisions, dead letters, and the quarantines that replay has to know of.
+//! What a shard writes beside its offsets: decisions, what became of proposals, dead letters, and the quarantines that replay has to
+//! know of.
 
 use std::sync::Arc;
 
 use super::Shard;
 use crate::actors::shop::Item;
 use crate::events::dead_letter::{DeadLetter, Origin, Reason, Unreadable};
-use crate::events::decision::{self, CausedBy, Decision, Quarantine, Recorded};
+use crate::events::decision::{self, CausedBy, Decision, ProposalChange, Quarantine, Recorded};
 use crate::events::ids::VariantId;
 use crate::events::record::{NewRecord, Offset, Partition, RecordBatch, RecordRef, Topic};
 
@@ -74,14 +75,27 @@ fn headers(record: &str) -> Vec<(&'static str, Vec<u8>)> {
     vec![("version", decision::VERSION.to_string().into_bytes()), (decision::RECORD_HEADER, record.as_bytes().to_vec())]
 }
 
-pub(super) fn decision_record(partition: Partition, d: &Decision) -> NewRecord {
-    NewRecord {
+/// Decisions, and what became of proposals, in the order of the facts that caused them; of one fact, decisions first.
+pub(super) fn records(partition: Partition, decisions: &[Decision], changes: &[ProposalChange]) -> Vec<NewRecord> {
+    let record = |shop: Option<&str>, kind, value| NewRecord {
         topic: Topic::Decisions,
         partition: Some(partition),
-        key: d.shop.as_ref().map(|s| s.as_bytes().to_vec()),
-        headers: headers(decision::RECORD_DECISION),
-        value: Some(serde_json::to_vec(d).expect("a decision is plain data")),
-    }
+        key: shop.map(|s| s.as_bytes().to_vec()),
+        headers: headers(kind),
+        value: Some(value),
+    };
+    let decided = decisions.iter().map(|d| {
+        let value = serde_json::to_vec(d).expect("a decision is plain data");
+        ((d.caused_by.offset, None), record(d.shop.as_deref(), decision::RECORD_DECISION, value))
+    });
+    let changed = changes.iter().map(|c| {
+        let value = serde_json::to_vec(c).expect("a change is plain data");
+        ((c.caused_by.offset, Some(c.variant_id)), record(Some(&c.shop), decision::RECORD_PROPOSAL, value))
+    });
+    let mut records: Vec<_> = decided.chain(changed).collect();
+    // Stable: those of one variant and fact stay in their order.
+    records.sort_by_key(|(place, _)| *place);
+    records.into_iter().map(|(_, record)| record).collect()
 }
 
 /// Puts decisions in the order of their facts and numbers those of one fact.

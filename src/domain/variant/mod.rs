@@ -7,6 +7,7 @@
 
 mod decide;
 mod triggers;
+mod v1;
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ pub use decide::decide;
 use triggers::Arm;
 pub use triggers::Fired;
 
-use super::proposal::{Proposal, State};
+use super::proposal::{Moved, Proposal, State};
 use super::rules::{ActiveRule, EffectiveRules};
 use super::shop::ProductInfo;
 use super::stock::{Change, Stock};
@@ -147,6 +148,26 @@ pub struct Observed {
     /// Whether the state differs from before.
     pub changed: bool,
     pub fired: SmallVec<[Fired; 1]>,
+    /// Proposals that it changed, each once; nothing is allocated for none. That a route is done is not among them.
+    pub proposals: Vec<ProposalChanged>,
+}
+
+/// A proposal as a fact left it, and the move that did it; none: stock or time did.
+#[derive(Debug, PartialEq)]
+pub struct ProposalChanged {
+    pub proposal: Proposal,
+    pub moved: Option<Box<ProposalMoved>>,
+}
+
+impl Observed {
+    fn tell(&mut self, proposal: &Proposal, moved: Option<&ProposalMoved>) {
+        self.changed = true;
+        let proposal = proposal.clone();
+        match self.proposals.iter_mut().find(|c| c.proposal.id == proposal.id) {
+            Some(told) => told.proposal = proposal,
+            None => self.proposals.push(ProposalChanged { proposal, moved: moved.map(|m| Box::new(m.clone())) }),
+        }
+    }
 }
 
 impl VariantState {
@@ -181,25 +202,27 @@ impl VariantState {
         }
         let total_before = self.stock.available();
         observed.changed = self.adopt_rules(ctx, at, &mut observed.fired);
-        observed.changed |= self.expire(at.now);
+        self.close_where(State::Expired, &mut observed, |p| !p.state.is_acted_on() && at.now >= p.expires_at);
         let mut moved = None;
         match fact {
             VariantFact::Listed(listed) => observed.changed |= self.list(listed, at),
-            VariantFact::Deleted => observed.changed |= self.delete(),
+            VariantFact::Deleted => self.delete(&mut observed),
             VariantFact::Level { location, available, stamp } => {
                 moved = self.stock.observe_level(*location, *available, *stamp, at.event_time);
             }
             VariantFact::LevelGone { location, stamp } => {
                 moved = self.stock.observe_gone(*location, *stamp, at.event_time);
                 if moved.is_some() {
-                    self.close_where(State::Cancelled, |p| p.location == Some(*location));
+                    self.close_where(State::Cancelled, &mut observed, |p| p.location == Some(*location));
                 }
             }
             VariantFact::Item { sku, tracked, stamp } => observed.changed |= self.observe_item(sku, *tracked, *stamp),
             VariantFact::EffectSettled(outcome) => observed.changed |= self.settle(outcome),
             VariantFact::ProposalMoved(m) => {
-                if let Some(p) = self.proposals.iter_mut().find(|p| p.id == m.proposal_id) {
-                    observed.changed |= p.apply(m) == super::proposal::Moved::Done;
+                if let Some(p) = self.proposals.iter_mut().find(|p| p.id == m.proposal_id)
+                    && p.apply(m) == Moved::Done
+                {
+                    observed.tell(p, Some(m));
                 }
             }
             VariantFact::Touch => {}
@@ -208,8 +231,9 @@ impl VariantState {
         if self.deleted {
             observed.fired.clear();
         } else if observed.changed || matches!(fact, VariantFact::Touch) {
-            observed.changed |= self.evaluate(ctx, total_before, moved, at, &mut observed.fired);
+            self.evaluate(ctx, total_before, moved, at, &mut observed);
         }
+        self.wake(at.now, &mut observed);
         if observed.changed {
             self.last = at.offset;
             self.forget_closed();
@@ -237,10 +261,9 @@ impl VariantState {
         self.last = self.last.max(offset);
     }
 
-    /// When time alone may change something: a suppressed crossing whose cool-down ends, a proposal that expires.
+    /// When time alone may change something: a suppressed crossing whose cool-down ends, a proposal that expires or wakes.
     pub fn next_deadline(&self) -> Option<Millis> {
-        let expiries = self.open_proposals().filter(|p| !p.state.is_acted_on()).map(|p| p.expires_at);
-        self.arms.iter().filter_map(Arm::deadline).chain(expiries).min()
+        self.arms.iter().filter_map(Arm::deadline).chain(self.open_proposals().filter_map(Proposal::deadline)).min()
     }
 
     fn list(&mut self, listed: &Listed, at: At) -> bool {
@@ -277,13 +300,12 @@ impl VariantState {
         }
     }
 
-    fn delete(&mut self) -> bool {
-        let changed = !self.deleted;
+    fn delete(&mut self, observed: &mut Observed) {
+        observed.changed |= !self.deleted;
         self.deleted = true;
         self.arms.clear();
         self.rules_key = 0;
-        self.close_where(State::Cancelled, |_| true);
-        changed
+        self.close_where(State::Cancelled, observed, |_| true);
     }
 
     /// What the SKU is with the fact: rules that select by it are matched before the fact is observed, so that they see it.
@@ -319,22 +341,28 @@ impl VariantState {
                 .proposals
                 .iter_mut()
                 .find(|p| p.id == outcome.proposal_id)
-                .is_some_and(|p| p.advance(State::Sent) == super::proposal::Moved::Done)
+                .is_some_and(|p| p.advance(State::Sent) == Moved::Done)
     }
 
-    fn expire(&mut self, now: Millis) -> bool {
-        self.close_where(State::Expired, |p| !p.state.is_acted_on() && now >= p.expires_at)
-    }
-
-    fn close_where(&mut self, state: State, which: impl Fn(&Proposal) -> bool) -> bool {
-        let mut any = false;
+    fn close_where(&mut self, state: State, observed: &mut Observed, which: impl Fn(&Proposal) -> bool) {
         for p in self.proposals.iter_mut().filter(|p| p.state.is_open()) {
-            if which(p) {
-                p.state = state;
-                any = true;
+            if which(p) && p.advance(state) == Moved::Done {
+                observed.tell(p, None);
             }
         }
-        any
+    }
+
+    /// Ends the snoozes whose time has come, or whose level stock has reached.
+    fn wake(&mut self, now: Millis, observed: &mut Observed) {
+        for p in self.proposals.iter_mut().filter(|p| p.snooze.is_some()) {
+            let available = match p.location {
+                Some(location) => self.stock.at(location).and_then(|l| l.available),
+                None => self.stock.available(),
+            };
+            if p.wake(now, available) {
+                observed.tell(p, None);
+            }
+        }
     }
 
     fn forget_closed(&mut self) {

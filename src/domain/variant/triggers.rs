@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::{Context, Subject, VariantState};
+use super::{Context, Observed, Subject, VariantState};
 use crate::domain::proposal::{Proposal, ResolvesAt, State};
 use crate::domain::rules::{ActiveRule, Initial, Rule, Scope, Trigger};
 use crate::domain::stock::Change;
@@ -84,32 +84,32 @@ impl VariantState {
         total_before: Option<i64>,
         moved: Option<Change>,
         at: At,
-        fired: &mut SmallVec<[Fired; 1]>,
-    ) -> bool {
+        observed: &mut Observed,
+    ) {
         if self.tracked == Some(false) {
-            let had = !self.arms.is_empty();
+            observed.changed |= !self.arms.is_empty();
             self.arms.clear();
             self.rules_key = 0;
-            return had;
+            return;
         }
         let total = Subject { location: None, before: total_before, after: self.stock.available() };
-        let mut changed = self.resolve(total, at.now);
+        self.resolve(total, at.now, observed);
         if let Some(change) = moved {
-            changed |= self.resolve(change.into(), at.now);
+            self.resolve(change.into(), at.now, observed);
         }
+        let Observed { changed, fired, .. } = observed;
         for active in ctx.matched_rules() {
             match (active.rule.scope, moved) {
-                (Scope::Location, Some(change)) => changed |= self.evaluate_one(active, change.into(), at, fired),
+                (Scope::Location, Some(change)) => *changed |= self.evaluate_one(active, change.into(), at, fired),
                 // Time alone: what waits for the end of a cool-down.
                 (Scope::Location, None) => {
                     for subject in self.subjects(&active.rule) {
-                        changed |= self.evaluate_one(active, subject, at, fired);
+                        *changed |= self.evaluate_one(active, subject, at, fired);
                     }
                 }
-                (Scope::Shop | Scope::Sku, _) => changed |= self.evaluate_one(active, total, at, fired),
+                (Scope::Shop | Scope::Sku, _) => *changed |= self.evaluate_one(active, total, at, fired),
             }
         }
-        changed
     }
 
     /// What a rule looks at, as it stands.
@@ -213,13 +213,13 @@ impl VariantState {
     }
 
     /// Closes proposals that nobody has acted on and whose reason is gone.
-    fn resolve(&mut self, subject: Subject, now: Millis) -> bool {
-        let (location, Some(available)) = (subject.location, subject.after) else { return false };
+    fn resolve(&mut self, subject: Subject, now: Millis, observed: &mut Observed) {
+        let (location, Some(available)) = (subject.location, subject.after) else { return };
         if !self.open_proposals().any(|p| p.location == location) {
-            return false;
+            return;
         }
         let rates = self.stock.rates(location, now);
-        self.close_where(State::Resolved, |p| {
+        self.close_where(State::Resolved, observed, |p| {
             p.location == location
                 && !p.state.is_acted_on()
                 && match p.resolves_at {
@@ -228,7 +228,7 @@ impl VariantState {
                         rates.run_out(available, horizon_hours).is_none_or(|p| p < below)
                     }
                 }
-        })
+        });
     }
 
     /// After a decision: no other of this rule before the cool-down ends.
@@ -266,5 +266,11 @@ pub(super) fn opened(active: &ActiveRule, decision: &Decision, at: At) -> Propos
             }
         },
         expires_at: at.now.saturating_add(rule.expire_after.0),
+        assigned_to: None,
+        snooze: None,
+        eta: None,
+        reference: None,
+        note: None,
+        carriers: Vec::new(),
     }
 }

@@ -3,10 +3,13 @@
 mod control;
 mod deliveries;
 mod http;
+mod inbound;
+mod life;
 mod links;
 mod ports;
 mod probes;
 mod queries;
 mod refusals;
+mod reorders;
 mod rights;
 mod site;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
 use serde_json::Value;
-use stockwarden::domain::views::{Provenance, RiskView, ShopView, Source, VariantView};
+use stockwarden::domain::views::{ProposalView, Provenance, RiskView, ShopView, Source, VariantView};
 use stockwarden::events::decision::RiskLevel;
 use stockwarden::events::ids::{ItemId, ProductId, VariantId};
 use stockwarden::events::record::Position;
@@ -21,6 +21,8 @@ pub struct Known {
     shops: Mutex<Vec<ShopView>>,
     pub asked: Mutex<Option<(VariantFilter, Option<Position>)>>,
     pub unready: Mutex<Option<String>>,
+    /// Of every variant.
+    pub open_proposals: Mutex<Vec<ProposalView>>,
 }
 
 fn provenance() -> Provenance {
@@ -105,7 +107,10 @@ impl Queries for Known {
                 known.map(|_| Answer::Variants(page))
             }
             Question::Variant(id) => known.and_then(|_| match id.0 {
-                1 | 9_007_199_254_740_993 => Ok(Answer::Variant(Box::new(variant(shop, id.0)))),
+                1 | 9_007_199_254_740_993 => {
+                    let open_proposals = self.open_proposals.lock().expect("lock").clone();
+                    Ok(Answer::Variant(Box::new(VariantView { open_proposals, ..variant(shop, id.0) })))
+                }
                 _ => Err(QueryError::NoVariant { shop: shop.into(), variant: id }),
             }),
         };

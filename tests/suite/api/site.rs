@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use stockwarden::actors::moves::Mover;
 use stockwarden::adapters::embedded::log::{EmbeddedLog, Options};
 use stockwarden::adapters::embedded::sqlite::SqliteStore;
-use stockwarden::api::{ApiContext, Limits, NodeRole, ReorderParts, Server, serve};
+use stockwarden::api::{ApiContext, Limits, Listener, NodeRole, ReorderParts, Server, serve};
 use stockwarden::events::record::{RecordBatch, Topic};
 use stockwarden::ports::registry::{Role, ShopEntry, ShopKind, TokenEntry};
 use stockwarden::ports::{EventLog as _, Moves, Registry as _};
@@ -72,15 +72,20 @@ impl Site {
     }
 
     pub async fn with(limits: Limits, roles: Vec<NodeRole>) -> Site {
-        Site::build(limits, roles, None).await
+        Site::build(limits, roles, Vec::new(), None).await
+    }
+
+    /// With handlers whose targets talk back.
+    pub async fn listening(limits: Limits, roles: Vec<NodeRole>, listeners: Vec<Listener>) -> Site {
+        Site::build(limits, roles, listeners, None).await
     }
 
     /// A node with all roles whose moves are carried out by `moves`.
     pub async fn moving(moves: Arc<dyn Moves>) -> Site {
-        Site::build(Limits::default(), NodeRole::ALL.to_vec(), Some(moves)).await
+        Site::build(Limits::default(), NodeRole::ALL.to_vec(), Vec::new(), Some(moves)).await
     }
 
-    async fn build(limits: Limits, roles: Vec<NodeRole>, moves: Option<Arc<dyn Moves>>) -> Site {
+    async fn build(limits: Limits, roles: Vec<NodeRole>, listeners: Vec<Listener>, moves: Option<Arc<dyn Moves>>) -> Site {
         // Already installed by another test, or installed now: either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().expect("folder");
@@ -109,6 +114,7 @@ impl Site {
                 ledger: list,
                 kinds: [("erp".into(), "target".into()), ("mail".into(), "email".into())].into(),
             },
+            inbound: listeners,
             probes: Vec::new(),
         };
         let server = serve(context, "127.0.0.1:0").expect("serve");

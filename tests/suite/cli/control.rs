@@ -36,7 +36,8 @@ async fn admin(home: &Home, log: Arc<dyn EventLog>) -> Admin {
     let path = home.data().join("stockwarden.db");
     let store = SqliteStore::connect(&path.display().to_string(), Duration::from_secs(10)).await.expect("a store");
     let vault = Vault::from_base64(&Vault::new_key().expect("a key")).expect("a vault");
-    Admin::new(log, Arc::new(store), vault, Arc::new(Utc::now), Arc::new(AnyRules), Vec::new())
+    let store = Arc::new(store);
+    Admin::new(log, store.clone(), store, vault, Arc::new(Utc::now), Arc::new(AnyRules), Vec::new())
 }
 
 #[test]

@@ -5,4 +5,5 @@ mod event_log;
 mod ledger;
 mod owners;
 mod registry;
+mod reorders;
 mod snapshot_store;

@@ -16,8 +16,8 @@ use super::harness::{World, decision, route, until};
 use super::tap::{Tap, TappedLedger};
 use super::toy::{Move, Toy, ToyTarget};
 
-struct Running {
-    world: World,
+pub struct Running {
+    pub world: World,
     target: Arc<ToyTarget>,
     ledger: Arc<dyn Ledger>,
     away: Arc<AtomicUsize>,
@@ -28,12 +28,16 @@ struct Running {
 
 /// A dispatcher with one handler, `toy`, on the runtime of the test.
 async fn running(target: Arc<ToyTarget>) -> Running {
-    let world = World::new();
-    let away = Arc::new(AtomicUsize::new(0));
-    let ledger: Arc<dyn Ledger> = Arc::new(TappedLedger { inner: world.store().await, tap: Tap::default(), away: away.clone() });
     let mut handlers = Handlers::default();
     let toy = Toy { target: target.clone(), can_be_asked: false, tap: Tap::default() };
     handlers.insert(Instance::new("toy", "toy", Common::default(), Arc::new(toy)));
+    running_with(target, handlers).await
+}
+
+pub async fn running_with(target: Arc<ToyTarget>, handlers: Handlers) -> Running {
+    let world = World::new();
+    let away = Arc::new(AtomicUsize::new(0));
+    let ledger: Arc<dyn Ledger> = Arc::new(TappedLedger { inner: world.store().await, tap: Tap::default(), away: away.clone() });
     let parts = Parts {
         log: world.log.clone(),
         ledger: ledger.clone(),
@@ -72,11 +76,11 @@ impl Running {
         tokio::task::spawn_blocking(revoke).await.expect("revoked");
     }
 
-    fn deliver(&self, batch: RecordBatch) -> Result<(), RecordBatch> {
+    pub fn deliver(&self, batch: RecordBatch) -> Result<(), RecordBatch> {
         self.world.log.sink.lock().expect("lock").as_mut().expect("joined").deliver(batch)
     }
 
-    async fn assigned(&self, partition: i32, committed: Option<i64>) {
+    pub async fn assigned(&self, partition: i32, committed: Option<i64>) {
         self.assign(partition, committed);
         until("the partition is started", async || {
             self.world.log.group.started.lock().expect("lock").iter().any(|(p, _)| *p == partition).then_some(())
@@ -84,7 +88,7 @@ impl Running {
         .await;
     }
 
-    async fn rows(&self) -> Vec<Effect> {
+    pub async fn rows(&self) -> Vec<Effect> {
         let mut rows = self.ledger.list(EffectFilter { limit: 1000, ..EffectFilter::default() }).await.expect("list");
         rows.sort_by_key(|r| (r.planned.offset, r.planned.id.route_id.clone()));
         rows
@@ -102,7 +106,7 @@ impl Running {
     }
 }
 
-fn routed(n: u128, routes: &[&str]) -> Decision {
+pub fn routed(n: u128, routes: &[&str]) -> Decision {
     let routes: Vec<Route> = routes.iter().map(|json| route(serde_json::from_str(json).expect("JSON"))).collect();
     Decision { routes, ..decision(n) }
 }

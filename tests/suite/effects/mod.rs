@@ -13,3 +13,4 @@ mod sending;
 mod tap;
 mod target;
 mod toy;
+mod updates;

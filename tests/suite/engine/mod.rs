@@ -1,8 +1,10 @@
 //! The engine over the embedded log and SQLite: facts in, decisions out, restart, rebuild, quarantine.
 
 pub mod harness;
+mod lifecycle;
 mod passivation;
 mod protocol;
+mod upgrade;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

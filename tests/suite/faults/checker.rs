@@ -9,7 +9,10 @@ use sqlx::Row as _;
 
 use super::load::{Acknowledged, routes};
 use super::target::Received;
-use crate::reference::{DecisionKey, DecisionOutcome, Outcome, Record, Reference, VariantKey, VariantOutcome, first_difference};
+use crate::reference::{
+    ChangeKey, ChangeOutcome, DecisionKey, DecisionOutcome, Outcome, Record, Reference, VariantKey, VariantOutcome,
+    first_difference,
+};
 
 /// What a round left behind.
 pub struct Remains {
@@ -66,6 +69,8 @@ pub fn check(remains: &Remains) -> Vec<String> {
     wrong.extend(first_difference("variants", &expected.variants, &remains.views));
     let decided = decisions(&remains.decisions, &mut wrong);
     wrong.extend(first_difference("decisions", &expected.decisions, &decided));
+    let changed = changes(&remains.decisions, &mut wrong);
+    wrong.extend(first_difference("changes of proposals", &expected.changes, &changed));
     effects(remains, &decided, &mut wrong);
     wrong
 }
@@ -128,7 +133,7 @@ fn dead_letters(remains: &Remains, unreadable: &BTreeSet<(i32, i64)>, wrong: &mu
 fn decisions(records: &[Record], wrong: &mut Vec<String>) -> BTreeMap<DecisionKey, DecisionOutcome> {
     let mut decided = BTreeMap::new();
     let mut ids = BTreeMap::new();
-    for record in records {
+    for record in records.iter().filter(|r| r.headers.get("record").is_none_or(|kind| kind != "proposal")) {
         let place = format!("{}:{}", record.partition, record.offset);
         let Some((key, outcome)) = serde_json::from_slice(&record.value).ok().as_ref().and_then(decision) else {
             wrong.push(format!("what is at {place} of the decisions is none: {}", String::from_utf8_lossy(&record.value)));
@@ -145,6 +150,17 @@ fn decisions(records: &[Record], wrong: &mut Vec<String>) -> BTreeMap<DecisionKe
         }
     }
     decided
+}
+
+/// The same of what became of proposals.
+fn changes(records: &[Record], wrong: &mut Vec<String>) -> BTreeMap<ChangeKey, ChangeOutcome> {
+    let mut changed = BTreeMap::new();
+    for (key, change) in records.iter().filter_map(ChangeOutcome::read) {
+        if changed.insert(key.clone(), change).is_some() {
+            wrong.push(format!("the change {key:?} is there twice"));
+        }
+    }
+    changed
 }
 
 fn decision(d: &Value) -> Option<(DecisionKey, DecisionOutcome)> {

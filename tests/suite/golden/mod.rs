@@ -4,14 +4,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use stockwarden::domain::proposal::{Snooze, State};
 use stockwarden::domain::rules::{self, EffectiveRules, RuleSet};
 use stockwarden::domain::shard::{ShardFold, ShardState};
 use stockwarden::domain::shop::{ProductInfo, Shop, ShopState};
-use stockwarden::domain::snapshot;
+use stockwarden::domain::snapshot::{self, Seal, SnapshotError};
 use stockwarden::domain::variant::{Context, Matched, VariantFact, VariantState, decide};
 use stockwarden::events::codec;
-use stockwarden::events::decision::{Decision, Identity, Kind, Recorded};
-use stockwarden::events::fact::{At, Fact, FactType, RulesApplied, Stamp};
+use stockwarden::events::decision::{CausedBy, Decision, Identity, Kind, ProposalChange, Recorded};
+use stockwarden::events::fact::{At, Fact, FactType, Move, MoveDetails, ProposalMoved, RulesApplied, Stamp};
 use stockwarden::events::ids::{ItemId, LocationId, ProductId, VariantId};
 use stockwarden::events::record::{NewRecord, RecordBatch, Topic};
 
@@ -106,6 +107,23 @@ fn facts_of_version_1_are_read() {
     let Fact::Rules(set) = fact else { panic!("{fact:?}") };
     assert_eq!(rules::from_facts(&set.rules).expect("valid"), rules::from_toml(LOW).expect("valid"));
 
+    let file = golden("facts/v1/moved.json", || {
+        let value = r#"{"proposal_id":"9ad9b2fa-908a-509d-974e-62894de897e4","variant_id":"71","move":"ordered","by":"ann","via":"api","quantity":60,"eta":"2026-11-27T14:13:20.000Z","reference":"PO-7","until":"2026-11-21T14:13:20.000Z","level":-2,"to":"bob","note":"n"}"#;
+        fact_file("a.myshopify.com", &[("fact", "proposal/moved"), ("version", "1")], value)
+    });
+    let (_, fact, _) = read_fact(&file);
+    let Fact::ProposalMoved(moved) = fact else { panic!("{fact:?}") };
+    let details = MoveDetails {
+        quantity: Some(60),
+        eta: Some(1_795_788_800_000),
+        reference: Some("PO-7".into()),
+        until: Some(1_795_270_400_000),
+        level: Some(-2),
+        to: Some("bob".into()),
+        note: Some("n".into()),
+    };
+    assert_eq!((moved.moved, moved.via.as_str(), moved.details), (Move::Ordered, "api", details));
+
     let file = golden("facts/v1/settled.json", || {
         let value = r#"{"decision_id":"9ad9b2fa-908a-509d-974e-62894de897e4","proposal_id":"9ad9b2fa-908a-509d-974e-62894de897e4","variant_id":"71","route_id":"0","handler":"mail","state":"done","possible_duplicate":true}"#;
         fact_file("a.myshopify.com", &[("fact", "effect/settled"), ("version", "1")], value)
@@ -132,7 +150,7 @@ fn sold_down() -> (VariantState, Decision) {
     let mut state = VariantState::new(ProductId(7));
     let mut made = None;
     for (offset, available) in [(10, 20), (11, 14), (12, 9)] {
-        let at = At { offset, event_time: 1_795_184_000_000 + offset * 60_000, now: 1_795_184_000_000 + offset * 60_000 };
+        let at = at(offset);
         let stamp = Stamp { updated_at: at.event_time, triggered_at: 0, offset };
         let fact = VariantFact::Level { location: LocationId(1), available: Some(available), stamp };
         for fired in state.observe(&ctx, &fact, at).fired {
@@ -170,42 +188,155 @@ fn a_decision_of_version_1_is_read_and_written_to_the_byte_and_its_id_is_what_it
     assert_eq!(decision.decision_id.to_string(), "4b09c4bb-9f68-5769-8455-024fed4d4a11");
 }
 
+fn at(offset: i64) -> At {
+    At { offset, event_time: 1_795_184_000_000 + offset * 60_000, now: 1_795_184_000_000 + offset * 60_000 }
+}
+
+/// The same, and people have dealt with what was proposed.
+fn dealt_with() -> VariantState {
+    let (mut state, decision) = sold_down();
+    let (rules, product) = (EffectiveRules::default(), ProductInfo::default());
+    let ctx = Context {
+        organisation: "default",
+        shop: "a.myshopify.com",
+        partition: 2,
+        variant: VariantId(71),
+        product: &product,
+        rules: &rules,
+        matched: &Matched::default(),
+    };
+    let said = [
+        (Move::Assign, MoveDetails { to: Some("bob".into()), ..MoveDetails::default() }),
+        (Move::Snooze, MoveDetails { until: Some(1_795_270_400_000), level: Some(-2), ..MoveDetails::default() }),
+        (
+            Move::Ordered,
+            MoveDetails {
+                quantity: Some(60),
+                eta: Some(1_795_788_800_000),
+                reference: Some("PO-7".into()),
+                ..MoveDetails::default()
+            },
+        ),
+        (Move::Received, MoveDetails { quantity: Some(12), note: Some("one box".into()), ..MoveDetails::default() }),
+    ];
+    for ((moved, details), offset) in said.into_iter().zip(13..) {
+        let (by, via) = ("ann".into(), "api".into());
+        let fact = ProposalMoved { proposal_id: decision.proposal_id, variant_id: VariantId(71), moved, by, via, details };
+        let observed = state.observe(&ctx, &VariantFact::ProposalMoved(Box::new(fact)), at(offset));
+        assert_eq!(observed.proposals.len(), 1, "{moved:?}");
+    }
+    state
+}
+
+/// A shop with a product, and a level of an item that none names.
+fn shop() -> Shop {
+    let mut shop = Shop::default();
+    for file in ["facts/v1/product.json", "facts/v1/level.json"] {
+        let (_, fact, at) = read_fact(&golden(file, Vec::new));
+        shop.observe(fact, at, &mut Vec::new()).expect("understood");
+    }
+    shop
+}
+
+fn shard() -> ShardFold {
+    let mut fold = ShardFold::default();
+    let (_, fact, mut at) = read_fact(&golden("facts/v1/rules.json", Vec::new));
+    fold.advance(&mut at);
+    let Fact::Rules(set) = fact else { panic!("rules") };
+    fold.apply_rules(&set, at).expect("valid");
+    fold
+}
+
+fn read<T: snapshot::State>(version: i16, bytes: &[u8]) -> Result<T, SnapshotError> {
+    let seal = Seal { partition: 2, shop: "a.myshopify.com", entity: "71", offset: 12, epoch: 1, version };
+    snapshot::decode(&seal, seal.checksum(bytes), bytes)
+}
+
+/// The files of a version, as a store would have them: variant, shop, shard.
+pub fn states_of_version_1() -> [Vec<u8>; 3] {
+    ["variant", "shop", "shard"].map(|name| hex_golden(&format!("snapshots/v1/{name}.hex"), || unreachable!("they are there")))
+}
+
+/// What version 1 wrote means what the same facts mean now.
 #[test]
-fn snapshots_of_version_1_are_read_and_written_to_the_byte() {
-    assert_eq!(snapshot::VERSION, 1, "a new version keeps the reading of this one");
-    let bytes = hex_golden("snapshots/v1/variant.hex", || snapshot::encode(&sold_down().0));
-    let state: VariantState = postcard::from_bytes(&bytes).expect("decodes");
+fn snapshots_of_version_1_are_read() {
+    let [variant, in_shop, of_shard] = states_of_version_1();
+    let state: VariantState = read(1, &variant).expect("readable");
     assert_eq!((state.stock.available(), state.open_proposals().count(), state.last), (Some(9), 1, 12));
+    assert_eq!(state, sold_down().0);
+    assert_ne!(read::<VariantState>(2, &variant), Ok(state), "the form is another");
+
+    let state: ShopState = read(1, &in_shop).expect("readable");
+    assert_eq!(&state, shop().state());
+    let found = Shop::from_state(state);
+    assert_eq!((found.variant_count(), found.waiting_items()), (1, 1));
+
+    let state: ShardState = read(1, &of_shard).expect("readable");
+    assert_eq!(state, shard().state());
+    let found = ShardFold::from_state(state);
+    assert_eq!(found.rules("default").map(|r: &RuleSet| (r.version, Arc::strong_count(&r.rules[0]))), Some((3, 1)));
+}
+
+#[test]
+fn snapshots_of_version_2_are_read_and_written_to_the_byte() {
+    assert_eq!(snapshot::VERSION, 2, "a new version keeps the reading of this one");
+    let bytes = hex_golden("snapshots/v2/variant.hex", || snapshot::encode(&dealt_with()));
+    let state: VariantState = read(2, &bytes).expect("readable");
+    let p = state.open_proposals().next().expect("one").clone();
+    assert_eq!((p.state, p.quantity, p.received), (State::Ordered, Some(60), 12));
+    assert_eq!(
+        (p.assigned_to.as_deref(), p.reference.as_deref(), p.note.as_deref()),
+        (Some("bob"), Some("PO-7"), Some("one box"))
+    );
+    assert_eq!(p.eta, Some(1_795_788_800_000));
+    assert_eq!(p.snooze, Some(Snooze { until: Some(1_795_270_400_000), level: Some(-2) }));
     assert_eq!(snapshot::encode(&state), bytes);
-    assert_eq!(snapshot::encode(&sold_down().0), bytes, "the same facts give the same bytes");
+    assert_eq!(snapshot::encode(&dealt_with()), bytes, "the same facts give the same bytes");
 
-    let shop = || {
-        let mut shop = Shop::default();
-        let (_, fact, at) = read_fact(&golden("facts/v1/product.json", Vec::new));
-        shop.observe(fact, at, &mut Vec::new()).expect("understood");
-        let (_, fact, at) = read_fact(&golden("facts/v1/level.json", Vec::new));
-        shop.observe(fact, at, &mut Vec::new()).expect("understood");
-        snapshot::encode(shop.state())
-    };
-    let bytes = hex_golden("snapshots/v1/shop.hex", shop);
-    let state: ShopState = postcard::from_bytes(&bytes).expect("decodes");
-    let read = Shop::from_state(state);
-    assert_eq!((read.variant_count(), read.waiting_items()), (1, 1));
-    assert_eq!(snapshot::encode(read.state()), bytes);
-    assert_eq!(shop(), bytes);
+    let bytes = hex_golden("snapshots/v2/shop.hex", || snapshot::encode(shop().state()));
+    let state: ShopState = read(2, &bytes).expect("readable");
+    let found = Shop::from_state(state);
+    assert_eq!((found.variant_count(), found.waiting_items()), (1, 1));
+    assert_eq!(snapshot::encode(found.state()), bytes);
+    assert_eq!(snapshot::encode(shop().state()), bytes);
 
-    let shard = || {
-        let mut fold = ShardFold::default();
-        let (_, fact, mut at) = read_fact(&golden("facts/v1/rules.json", Vec::new));
-        fold.advance(&mut at);
-        let Fact::Rules(set) = fact else { panic!("rules") };
-        fold.apply_rules(&set, at).expect("valid");
-        snapshot::encode(&fold.state())
-    };
-    let bytes = hex_golden("snapshots/v1/shard.hex", shard);
-    let state: ShardState = postcard::from_bytes(&bytes).expect("decodes");
-    let read = ShardFold::from_state(state);
-    assert_eq!(read.rules("default").map(|r: &RuleSet| (r.version, Arc::strong_count(&r.rules[0]))), Some((3, 1)));
-    assert_eq!(snapshot::encode(&read.state()), bytes);
-    assert_eq!(shard(), bytes);
+    let bytes = hex_golden("snapshots/v2/shard.hex", || snapshot::encode(&shard().state()));
+    let state: ShardState = read(2, &bytes).expect("readable");
+    let found = ShardFold::from_state(state);
+    assert_eq!(found.rules("default").map(|r: &RuleSet| r.version), Some(3));
+    assert_eq!(snapshot::encode(&found.state()), bytes);
+    assert_eq!(snapshot::encode(&shard().state()), bytes);
+}
+
+#[test]
+fn a_change_of_a_proposal_of_version_1_is_read_and_written_to_the_byte() {
+    let file = golden("decisions/v1/change.json", || {
+        let change = ProposalChange {
+            proposal_id: sold_down().1.proposal_id,
+            organisation: "default".into(),
+            shop: "a.myshopify.com".into(),
+            variant_id: VariantId(71),
+            state: "ordered".into(),
+            quantity: Some(60),
+            received: 12,
+            assigned_to: Some("bob".into()),
+            snoozed_until: Some(1_795_270_400_000),
+            snoozed_level: Some(-2),
+            moved: Some(Move::InTransit),
+            by: Some("ann".into()),
+            via: Some("api".into()),
+            note: Some("one box".into()),
+            eta: Some(1_795_788_800_000),
+            reference: Some("PO-7".into()),
+            caused_by: CausedBy { topic: "stock-facts".into(), partition: 2, offset: 16 },
+            changed_at: 1_795_184_960_000,
+        };
+        serde_json::to_vec(&change).expect("plain")
+    });
+    let mut batch = RecordBatch::new(2, 0);
+    let headers = [("version", &b"1"[..]), ("record", &b"proposal"[..])];
+    batch.push(0, 0, Some(b"a.myshopify.com"), Some(&file), headers.into_iter());
+    let Ok(Recorded::Proposal(change)) = Recorded::read(&batch.get(0).expect("one")) else { panic!("not readable") };
+    assert_eq!((change.moved, change.caused_by.offset, change.snoozed_level), (Some(Move::InTransit), 16, Some(-2)));
+    assert_eq!(String::from_utf8(serde_json::to_vec(&*change).expect("plain")), String::from_utf8(file));
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::input::{Event, Record, Rule};
 use super::shop::Shop;
 use super::variant::{At, Subjects};
-use super::{Counts, DecisionOutcome, Outcome};
+use super::{Counts, Made, Outcome};
 
 /// One partition: its rules, its shops, its time.
 #[derive(Default)]
@@ -50,14 +50,14 @@ impl Reference {
         };
         partition.now = partition.now.max(event.event_time);
         let at = At { partition: record.partition, offset: event.offset, event_time: event.event_time, now: partition.now };
-        let mut made = Vec::new();
+        let mut made = Made::default();
         match event.kind.as_str() {
             "rules/applied" => partition.apply_rules(&event.body, &mut self.next_uid, at, &mut made),
             "clock/tick" => {
                 for shop in partition.shops.values_mut() {
                     let rules = partition.rules.get(&shop.organisation).map(Vec::as_slice).unwrap_or_default();
                     for variant in shop.variant_ids() {
-                        shop.judge(rules, variant, &Subjects::Due, at, &mut made);
+                        shop.tick(rules, variant, at, &mut made);
                     }
                 }
             }
@@ -70,8 +70,13 @@ impl Reference {
                 partition.shop(&event.key).take(&rules, &event, at, &mut made, &mut self.outcome.counts);
             }
         }
-        for (seq, decision) in made.into_iter().enumerate() {
+        for (seq, decision) in made.decisions.into_iter().enumerate() {
             self.outcome.decisions.insert((record.partition, record.offset, seq as u32), decision);
+        }
+        for change in made.changes {
+            let key = (record.partition, record.offset, change.proposal.id.clone());
+            let before = self.outcome.changes.insert(key, change);
+            assert_eq!(before, None, "a fact changes a proposal once");
         }
     }
 
@@ -86,6 +91,11 @@ impl Reference {
         self.outcome
     }
 
+    /// Proposals so far, open or closed: shop, variant, id.
+    pub fn proposals(&self) -> impl Iterator<Item = (&str, u64, &str)> {
+        self.outcome.decisions.values().map(|d| (d.shop.as_str(), d.variant, d.decision_id.as_str()))
+    }
+
     pub fn counts(&self) -> Counts {
         self.outcome.counts
     }
@@ -98,7 +108,7 @@ impl Partition {
 
     /// The organisation's whole set is replaced. A rule whose content stays keeps its armed states, others start as first
     /// seen, on what is known now.
-    fn apply_rules(&mut self, body: &Value, next_uid: &mut u64, at: At, made: &mut Vec<DecisionOutcome>) {
+    fn apply_rules(&mut self, body: &Value, next_uid: &mut u64, at: At, made: &mut Made) {
         let organisation = body["organisation"].as_str().unwrap_or(DEFAULT).to_owned();
         let old = self.rules.get(&organisation).cloned().unwrap_or_default();
         let empty = Vec::new();
@@ -112,10 +122,15 @@ impl Partition {
                 Rule::read(raw, kept.unwrap_or(*next_uid))
             })
             .collect();
+        let propose_first = rules.iter().any(|r| r.propose_first);
         for shop in self.shops.values_mut().filter(|s| s.organisation == organisation) {
             shop.forget_rules_but(&rules);
             for variant in shop.variant_ids() {
                 shop.judge(&rules, variant, &Subjects::NewRules, at, made);
+                if propose_first {
+                    shop.time_passes(variant, at);
+                    shop.tell(variant, at, None, made);
+                }
             }
         }
         self.rules.insert(organisation, rules);

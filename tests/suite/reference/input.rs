@@ -32,6 +32,11 @@ pub fn rfc3339_ns(text: &str) -> Option<i64> {
     chrono::DateTime::parse_from_rfc3339(text).ok()?.timestamp_nanos_opt()
 }
 
+/// Unix milliseconds of a time that may be absent.
+pub fn time_ms(value: &Value) -> Option<i64> {
+    value.as_str().and_then(rfc3339_ns).map(|ns| ns.div_euclid(1_000_000))
+}
+
 impl Event {
     /// `None`: a dead letter.
     pub fn read(r: &Record) -> Option<Event> {

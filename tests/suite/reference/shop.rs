@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::gradient::Sales;
 use super::input::{Event, Rule};
 use super::variant::{At, Subjects, Surroundings, Variant};
-use super::{Counts, DecisionOutcome, VariantOutcome};
+use super::{Counts, Made, VariantOutcome};
 
 pub type Stamp = (i64, i64, i64);
 
@@ -60,7 +60,7 @@ impl Shop {
         ids
     }
 
-    pub fn take(&mut self, rules: &[Rule], e: &Event, at: At, made: &mut Vec<DecisionOutcome>, counts: &mut Counts) {
+    pub fn take(&mut self, rules: &[Rule], e: &Event, at: At, made: &mut Made, counts: &mut Counts) {
         let id = |name: &str| e.body[name].as_u64().unwrap_or_default();
         match e.kind.as_str() {
             "inventory_levels/update" | "inventory_levels/connect" | "inventory_levels/disconnect" => {
@@ -69,17 +69,31 @@ impl Shop {
                 let (item, location) = (id("inventory_item_id"), id("location_id"));
                 let variant = self.variant_of.get(&item).copied();
                 let total_before = variant.and_then(|v| self.available(v));
-                match self.observe(item, location, e.body["available"].as_i64(), stamp, gone, at) {
-                    None => counts.stale_levels += 1,
+                let expired = variant.is_some_and(|v| self.time_passes(v, at));
+                let known_before = self.observe(item, location, e.body["available"].as_i64(), stamp, gone, at);
+                counts.stale_levels += u64::from(known_before.is_none());
+                let Some(v) = variant else { return };
+                match known_before {
                     Some(before) => {
-                        if let Some(v) = variant {
-                            self.judge(rules, v, &Subjects::Level { location, before, total_before }, at, made);
+                        if gone && let Some(variant) = self.variants.get_mut(&v) {
+                            variant.close("cancelled", |slot| slot.2 == Some(location));
                         }
+                        self.judge(rules, v, &Subjects::Level { location, before, total_before }, at, made);
                     }
+                    None if expired => self.judge(rules, v, &Subjects::Due, at, made),
+                    None => {}
                 }
+                self.tell(v, at, None, made);
             }
             "products/create" | "products/update" => self.list(rules, e, at, made),
             "products/delete" => {
+                for v in self.variant_ids() {
+                    if let Some(variant) = self.variants.get_mut(&v).filter(|v| v.product == id("id")) {
+                        variant.time_passes(at.now);
+                        variant.close("cancelled", |_| true);
+                        self.tell(v, at, None, made);
+                    }
+                }
                 self.variants.retain(|_, v| v.product != id("id"));
                 let known = &self.variants;
                 self.variant_of.retain(|_, v| known.contains_key(v));
@@ -95,14 +109,18 @@ impl Shop {
                     }
                 }
             }
-            "proposal/moved" => self.variants.values_mut().for_each(|v| v.moved(&e.body)),
             // Sent is not acted on; but the variant has changed, and what waited for the end of a cool-down is looked at.
-            "effect/settled" => {
+            "proposal/moved" | "effect/settled" => {
                 let told = &e.body["variant_id"];
                 let id = told.as_u64().or_else(|| told.as_str()?.parse().ok()).unwrap_or_default();
-                if self.variants.get_mut(&id).is_some_and(|v| v.settled(&e.body)) {
+                let expired = self.time_passes(id, at);
+                let Some(variant) = self.variants.get_mut(&id) else { return };
+                let is_move = e.kind == "proposal/moved";
+                let done = if is_move { variant.moved(&e.body) } else { variant.settled(&e.body) };
+                if done || expired {
                     self.judge(rules, id, &Subjects::Due, at, made);
                 }
+                self.tell(id, at, Some(&e.body).filter(|_| is_move && done), made);
             }
             // All else is stored and folded by nobody yet.
             _ => {}
@@ -139,7 +157,7 @@ impl Shop {
         Some(before)
     }
 
-    fn list(&mut self, rules: &[Rule], e: &Event, at: At, made: &mut Vec<DecisionOutcome>) {
+    fn list(&mut self, rules: &[Rule], e: &Event, at: At, made: &mut Made) {
         let product_id = e.body["id"].as_u64().unwrap_or_default();
         let Some(variants) = e.body["variants"].as_array() else { return };
         let stamp = e.stamp();
@@ -157,6 +175,7 @@ impl Shop {
         for listed in variants {
             let Some(id) = listed["id"].as_u64() else { continue };
             let total_before = self.available(id);
+            self.time_passes(id, at);
             let variant = self.variants.entry(id).or_default();
             variant.product = product_id;
             variant.sku = text(&listed["sku"]).filter(|s| !s.is_empty());
@@ -173,6 +192,7 @@ impl Shop {
                 variant.quantity = Some((q, stamp, sales));
             }
             self.judge(rules, id, &Subjects::Listed { total_before }, at, made);
+            self.tell(id, at, None, made);
         }
     }
 
@@ -182,7 +202,27 @@ impl Shop {
     }
 
     /// Runs the rules over a variant.
-    pub fn judge(&mut self, rules: &[Rule], id: u64, over: &Subjects, at: At, made: &mut Vec<DecisionOutcome>) {
+    pub fn judge(&mut self, rules: &[Rule], id: u64, over: &Subjects, at: At, made: &mut Made) {
+        self.with(id, |variant, around| variant.judge(around, rules, over, at, made));
+    }
+
+    /// A tick, for a variant.
+    pub fn tick(&mut self, rules: &[Rule], id: u64, at: At, made: &mut Made) {
+        self.time_passes(id, at);
+        self.judge(rules, id, &Subjects::Due, at, made);
+        self.tell(id, at, None, made);
+    }
+
+    pub fn time_passes(&mut self, id: u64, at: At) -> bool {
+        self.variants.get_mut(&id).is_some_and(|v| v.time_passes(at.now))
+    }
+
+    /// Ends a fact about a variant; `moved` is the move that it was, if it did anything.
+    pub fn tell(&mut self, id: u64, at: At, moved: Option<&Value>, made: &mut Made) {
+        self.with(id, |variant, around| variant.tell(around, at, moved, made));
+    }
+
+    fn with(&mut self, id: u64, act: impl FnOnce(&mut Variant, &Surroundings<'_>)) {
         let Some(variant) = self.variants.get_mut(&id) else { return };
         let nobody = Product::default();
         let around = Surroundings {
@@ -192,7 +232,7 @@ impl Shop {
             product: self.products.get(&variant.product).unwrap_or(&nobody),
             item: variant.item.and_then(|i| self.items.get(&i)),
         };
-        variant.judge(&around, rules, over, at, made);
+        act(variant, &around);
     }
 
     pub fn forget_rules_but(&mut self, rules: &[Rule]) {

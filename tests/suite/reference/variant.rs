@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::gradient::{self, Sales};
 use super::input::{Rule, Trigger};
+use super::proposal::Proposal;
 use super::shop::{Item, Level, Product, Stamp};
-use super::{DecisionOutcome, VariantOutcome};
+use super::{ChangeOutcome, DecisionOutcome, Made, VariantOutcome};
 
 /// DESIGN §10: a fixed namespace.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5d0c_4a52_7c5e_5b1f_9a3e_2f6b_8a41_c0de);
@@ -54,6 +55,8 @@ pub struct Variant {
     /// By rule and location.
     marks: HashMap<(u64, Option<u64>), Mark>,
     open: BTreeMap<Slot, Proposal>,
+    /// Closed by the fact under way.
+    closed: Vec<Proposal>,
 }
 
 #[derive(Clone, Copy)]
@@ -62,22 +65,6 @@ struct Mark {
     /// Crossed while it had to cool down.
     pending: bool,
     cool_until: i64,
-}
-
-struct Proposal {
-    id: Uuid,
-    rule: Rule,
-    quantity: Option<i64>,
-    received: i64,
-    sent: bool,
-    acted_on: bool,
-    expires_at: i64,
-}
-
-impl Proposal {
-    fn under_way(&self) -> i64 {
-        (self.quantity.unwrap_or(0) - self.received).max(0)
-    }
 }
 
 /// A location, or the shop's sum: before and after.
@@ -110,42 +97,64 @@ impl Variant {
 
     /// The outcome of an effect: whether it made the proposal sent.
     pub fn settled(&mut self, body: &Value) -> bool {
-        let proposal = self.open.values_mut().find(|p| body["proposal_id"] == p.id.to_string());
-        match proposal.filter(|p| body["state"] == "done" && !p.sent && !p.acted_on) {
-            Some(proposal) => {
-                proposal.sent = true;
-                true
-            }
-            None => false,
-        }
+        let proposal = self.open.values_mut().find(|p| body["proposal_id"] == p.is.id);
+        body["state"] == "done" && proposal.is_some_and(Proposal::sent)
     }
 
-    pub fn moved(&mut self, body: &Value) {
-        let Some(slot) = self.open.iter().find(|(_, p)| body["proposal_id"] == p.id.to_string()).map(|(s, _)| s.clone()) else {
-            return;
-        };
-        let Some(proposal) = self.open.get_mut(&slot) else { return };
-        proposal.acted_on = true;
-        let quantity = body["quantity"].as_i64();
-        let closed = match body["move"].as_str() {
-            Some("cancel") => true,
-            Some("received") => {
-                proposal.received += quantity.unwrap_or(proposal.under_way());
-                proposal.under_way() == 0
-            }
-            Some("ordered") => {
-                proposal.quantity = quantity.or(proposal.quantity);
-                false
-            }
-            _ => false,
-        };
-        if closed {
-            self.open.remove(&slot);
-        }
+    /// A move: whether it did anything.
+    pub fn moved(&mut self, body: &Value) -> bool {
+        let done = self.open.values_mut().find(|p| body["proposal_id"] == p.is.id).is_some_and(|p| p.take(body));
+        self.put_away();
+        done
     }
 
-    pub fn judge(&mut self, around: &Surroundings<'_>, rules: &[Rule], over: &Subjects, at: At, made: &mut Vec<DecisionOutcome>) {
-        self.open.retain(|_, p| p.acted_on || at.now < p.expires_at);
+    /// What has expired meanwhile, closes: whether anything did.
+    pub fn time_passes(&mut self, now: i64) -> bool {
+        let expired = self.open.values_mut().filter_map(|p| p.expire(now).then_some(())).count() > 0;
+        self.put_away();
+        expired
+    }
+
+    pub fn close(&mut self, state: &str, which: impl Fn(&Slot) -> bool) {
+        self.open.iter_mut().filter(|(slot, _)| which(slot)).for_each(|(_, p)| _ = p.go(state));
+        self.put_away();
+    }
+
+    fn put_away(&mut self) {
+        let closed: Vec<Slot> = self.open.iter().filter(|(_, p)| !p.is_open()).map(|(slot, _)| slot.clone()).collect();
+        self.closed.extend(closed.iter().filter_map(|slot| self.open.remove(slot)));
+    }
+
+    /// Ends the fact: who is to be woken, is; and what differs from what was told last is a change.
+    pub fn tell(&mut self, around: &Surroundings<'_>, at: At, moved: Option<&Value>, made: &mut Made) {
+        let total = self.available(around.item);
+        for (slot, p) in &mut self.open {
+            let level = connected(around.item).find(|(k, _)| Some(*k) == slot.2).and_then(|(_, l)| l.available);
+            p.wake(at.now, if slot.2.is_some() { level } else { total });
+        }
+        for p in self
+            .closed
+            .iter_mut()
+            .chain(self.open.values_mut())
+            .filter(|p| p.is != p.told || moved.is_some_and(|m| m["proposal_id"] == p.is.id))
+        {
+            p.told = p.is.clone();
+            let moved = moved.filter(|m| m["proposal_id"] == p.is.id);
+            let word = |m: &Value, name: &str| m[name].as_str().unwrap_or_default().to_owned();
+            made.changes.push(ChangeOutcome {
+                organisation: around.organisation.to_owned(),
+                shop: around.shop.to_owned(),
+                variant: around.id,
+                proposal: p.is.clone(),
+                note: p.note.clone(),
+                moved: moved.map(|m| (word(m, "move"), word(m, "by"), word(m, "via"))),
+                changed_at: at.now,
+            });
+        }
+        self.closed.clear();
+    }
+
+    pub fn judge(&mut self, around: &Surroundings<'_>, rules: &[Rule], over: &Subjects, at: At, made: &mut Made) {
         if around.item.and_then(|i| i.tracked) == Some(false) {
             self.marks.clear();
             return;
@@ -213,22 +222,14 @@ impl Variant {
             .iter()
             .filter(|(slot, p)| {
                 let after = places.iter().find(|place| place.location == slot.2).and_then(|place| place.after);
-                !p.acted_on && after.is_some_and(|a| self.reading(item, &p.rule, slot.2, a, now).1)
+                !p.is_acted_on() && after.is_some_and(|a| self.reading(item, &p.rule, slot.2, a, now).1)
             })
             .map(|(slot, _)| slot.clone())
             .collect();
-        over.iter().for_each(|slot| _ = self.open.remove(slot));
+        self.close("resolved", |slot| over.contains(slot));
     }
 
-    fn judge_place(
-        &mut self,
-        around: &Surroundings<'_>,
-        rule: &Rule,
-        place: &Place,
-        over: &Subjects,
-        at: At,
-        made: &mut Vec<DecisionOutcome>,
-    ) {
+    fn judge_place(&mut self, around: &Surroundings<'_>, rule: &Rule, place: &Place, over: &Subjects, at: At, made: &mut Made) {
         if place.location.is_some_and(|l| !rule.takes("location", &l.to_string())) {
             return;
         }
@@ -257,7 +258,7 @@ impl Variant {
                 mark.pending = false;
                 if let Some(decision) = self.propose(around, rule, place, available, at) {
                     mark.cool_until = at.now.saturating_add(rule.cool_down_ms);
-                    made.push(decision);
+                    made.decisions.push(decision);
                 }
             }
         }
@@ -295,8 +296,7 @@ impl Variant {
         ]);
         let id = Uuid::new_v5(&NAMESPACE, identity.to_string().as_bytes());
         let expires_at = at.now.saturating_add(rule.expire_ms);
-        self.open
-            .insert(slot, Proposal { id, rule: rule.clone(), quantity, received: 0, sent: false, acted_on: false, expires_at });
+        self.open.insert(slot, Proposal::open(id.to_string(), rule.clone(), quantity, expires_at));
         Some(DecisionOutcome {
             decision_id: id.to_string(),
             organisation: around.organisation.to_owned(),
@@ -318,7 +318,7 @@ impl Variant {
             sku: self.sku.clone(),
             available: self.available(item),
             levels: connected(item).map(|(k, l)| (k, l.available)).collect(),
-            open: self.open.iter().map(|(slot, p)| (slot.clone(), (p.id.to_string(), p.quantity))).collect(),
+            open: self.open.iter().map(|(slot, p)| (slot.clone(), p.is.clone())).collect(),
         }
     }
 }

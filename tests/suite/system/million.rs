@@ -8,7 +8,10 @@ use stockwarden::events::record::{NewRecord, RecordBatch, Topic};
 use stockwarden::sim::{RecordHeaders, Settings, Simulation};
 
 use super::node::{Client, Site};
-use crate::reference::{DecisionKey, DecisionOutcome, Record, Reference, VariantKey, VariantOutcome, first_difference};
+use crate::reference::{
+    ChangeKey, ChangeOutcome, DecisionKey, DecisionOutcome, ProposalOutcome, Record, Reference, VariantKey, VariantOutcome,
+    first_difference,
+};
 
 const RULES: &str = r#"
 [[rule]]
@@ -137,6 +140,11 @@ async fn a_million_facts_end_with_the_state_and_the_decisions_of_the_plain_fold(
     if let Some(difference) = first_difference("decisions", &expected.decisions, &decided) {
         panic!("{difference}");
     }
+    let changed = changes_of(&site.read_all(Topic::Decisions));
+    assert!(changed.len() > 1_000, "{} changes", changed.len());
+    if let Some(difference) = first_difference("changes of proposals", &expected.changes, &changed) {
+        panic!("{difference}");
+    }
     site.remove().await;
 }
 
@@ -168,7 +176,7 @@ pub fn outcome_of(view: &Value) -> (u64, VariantOutcome) {
     let open = |p: &Value| {
         let scope = if p["location_id"].is_null() { "shop" } else { "location" };
         let key = (text(&p["kind"]), scope.to_owned(), id(&p["location_id"]));
-        (key, (text(&p["proposal_id"]), p["quantity"].as_i64()))
+        (key, ProposalOutcome::of(p))
     };
     let outcome = VariantOutcome {
         item: id(&view["inventory_item_id"]),
@@ -191,11 +199,28 @@ pub fn records_of(batch: &RecordBatch) -> impl Iterator<Item = Record> + '_ {
     })
 }
 
-fn decisions_of(site: &Site) -> BTreeMap<DecisionKey, DecisionOutcome> {
+/// What became of proposals, each change once and in the order of the facts.
+pub fn changes_of(batches: &[RecordBatch]) -> BTreeMap<ChangeKey, ChangeOutcome> {
     let mut found = BTreeMap::new();
-    for batch in site.read_all(Topic::Decisions) {
+    let mut last = BTreeMap::new();
+    for (key, change) in batches.iter().flat_map(records_of).filter_map(|r| ChangeOutcome::read(&r)) {
+        let before = last.insert((key.0, key.2.clone()), key.1);
+        assert!(before < Some(key.1), "a change at {key:?} after one at {before:?}");
+        found.insert(key, change);
+    }
+    found
+}
+
+fn decisions_of(site: &Site) -> BTreeMap<DecisionKey, DecisionOutcome> {
+    decided(&site.read_all(Topic::Decisions))
+}
+
+pub fn decided(batches: &[RecordBatch]) -> BTreeMap<DecisionKey, DecisionOutcome> {
+    let mut found = BTreeMap::new();
+    for batch in batches {
         for record in batch.iter() {
-            let Ok(Recorded::Decision(d)) = Recorded::read(&record) else { panic!("a decision at {}", record.position()) };
+            let recorded = Recorded::read(&record).unwrap_or_else(|e| panic!("{}: {e}", record.position()));
+            let Recorded::Decision(d) = recorded else { continue };
             let outcome = DecisionOutcome {
                 decision_id: d.decision_id.to_string(),
                 organisation: d.organisation,
