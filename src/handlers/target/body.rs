@@ -17,10 +17,10 @@ impl Template {
         let mut unknown = BTreeSet::new();
         visit(&body, &mut |text| {
             for part in parts(text) {
-                if let Part::Field(path) = part {
-                    if !is_field(path) {
-                        unknown.insert(path.to_owned());
-                    }
+                if let Part::Field(path) = part
+                    && !is_field(path)
+                {
+                    unknown.insert(path.to_owned());
                 }
             }
         });
