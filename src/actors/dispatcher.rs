@@ -5,6 +5,8 @@
 //! keeps one [`Sender`] going. The work itself runs on the runtime that [`Dispatcher::start`] is given, so that no arbiter is
 //! held up and the store's connections live on one runtime.
 //!
+//! With the rows goes the list of reorders (`ports::reorders`): both are written from the same records, in one transaction.
+//!
 //! Rows for a handler that is not configured get a sender as well, of a handler that refuses everything with a reason ([`Missing`]): so they
 //! fail visibly, with their fact, and an operator can retry them when the handler is there.
 

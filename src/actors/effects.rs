@@ -22,6 +22,9 @@
 //! A digest is one effect shared by its rows ([`Effect::shared_by`](crate::ports::ledger::Effect::shared_by)): the claim gathers them,
 //! one of them leads, and all go through the same steps with it; each gets its own fact.
 //!
+//! A row may tell a change of the proposal instead of the decision (an *update*, planned when the change is read): it goes the same
+//! way, after the first row of its route, makes no fact, and ends unsent where that one failed or a later change came first.
+//!
 //! Senders share nothing: own claims, own limit of sends under way, own circuit breaker. One that hangs delays no other.
 
 mod breaker;

@@ -12,7 +12,6 @@ use uuid::Uuid;
 use self::ruling::{Ruling, Standing, check};
 use super::settings::WallClock;
 use crate::domain::proposal::State;
-use crate::events::decision::{Decision, ProposalChange};
 use crate::events::fact::{FactType, ProposalMoved, VERSION, header};
 use crate::events::ids::VariantId;
 use crate::events::record::{NewRecord, Position, Topic};
@@ -64,14 +63,6 @@ impl Seen {
     }
 }
 
-/// What is known of a proposal before a move.
-struct Known {
-    variant: VariantId,
-    state: State,
-    quantity: Option<i64>,
-    last: Option<ProposalChange>,
-}
-
 impl Moves for Mover {
     fn carry_out(&self, request: MoveRequest) -> BoxFuture<'_, Result<MoveOutcome, MoveError>> {
         Box::pin(self.make(request))
@@ -93,19 +84,21 @@ impl Mover {
         if request.dedupe_id.as_ref().is_some_and(|d| self.seen().ids.contains(d)) {
             return Ok(MoveOutcome::Already { state: row.state });
         }
-        let known = self.known(&row).await?;
-        let standing = Standing { state: known.state, quantity: known.quantity, last: known.last.as_ref() };
+        let Some(variant) = row.opening.variant_id else {
+            return Err(MoveError::Illegal("a reorder of a pooled SKU cannot be moved in this version".to_owned()));
+        };
+        let standing = self.standing(&row, variant).await?;
         let next = match standing.rule(request.moved, &request.details) {
             Ruling::Go(next) => next,
-            Ruling::Already => return Ok(MoveOutcome::Already { state: known.state.as_str().to_owned() }),
+            Ruling::Already => return Ok(MoveOutcome::Already { state: standing.state().as_str().to_owned() }),
             Ruling::Illegal(why) => return Err(MoveError::Illegal(why)),
         };
-        let record = self.fact(&row, known.variant, &request);
+        let record = self.fact(&row, variant, &request);
         let position = self.append(record).await?;
         if let Some(dedupe) = &request.dedupe_id {
             self.seen().remember(dedupe);
         }
-        let shown = self.until_shown(&row, known.variant, position, request.wait).await;
+        let shown = self.until_shown(&row, variant, position, request.wait).await;
         Ok(MoveOutcome::Moved { position, state: shown.unwrap_or_else(|| next.as_str().to_owned()) })
     }
 
@@ -118,14 +111,9 @@ impl Mover {
     }
 
     /// The live variant knows open proposals; what became of closed ones stands in the list, which may lag a moment.
-    async fn known(&self, row: &Reorder) -> Result<Known, MoveError> {
-        let decided: Option<Decision> = serde_json::from_str(&row.opening.decision).ok();
-        let Some(variant) = row.opening.variant_id else {
-            return Err(MoveError::Illegal("a reorder of a pooled SKU cannot be moved in this version".to_owned()));
-        };
+    async fn standing(&self, row: &Reorder, variant: VariantId) -> Result<Standing, MoveError> {
         let after = Position { partition: row.partition, offset: row.version };
-        let found = self.queries.variant(&row.opening.shop, variant, Some(after), LIVE_WITHIN).await;
-        let open = match found {
+        let open = match self.queries.variant(&row.opening.shop, variant, Some(after), LIVE_WITHIN).await {
             Ok(view) => view.open_proposals.into_iter().find(|p| p.proposal_id == row.opening.proposal_id),
             // A variant that is gone has no open proposals.
             Err(QueryError::NoShop(_) | QueryError::NoVariant { .. }) => None,
@@ -133,14 +121,11 @@ impl Mover {
             Err(e) => return Err(unavailable(e.to_string())),
         };
         if let Some(open) = open {
-            return Ok(Known { variant, state: open.state, quantity: open.quantity, last: last_change(row) });
+            return Ok(Standing::Open(Box::new(open)));
         }
-        let row = self.until_closed(row.clone()).await?;
-        let state = State::parse(&row.state)
-            .ok_or_else(|| MoveError::Illegal(format!("this version does not know the state \"{}\"", row.state)))?;
-        let last = last_change(&row);
-        let quantity = last.as_ref().map_or(decided.and_then(|d| d.quantity), |l| l.quantity);
-        Ok(Known { variant, state, quantity, last })
+        let state = self.until_closed(row.clone()).await?.state;
+        let unknown = || MoveError::Illegal(format!("this version does not know the state \"{state}\" of the reorder"));
+        State::parse(&state).map(Standing::Closed).ok_or_else(unknown)
     }
 
     async fn until_closed(&self, mut row: Reorder) -> Result<Reorder, MoveError> {
@@ -212,10 +197,6 @@ impl Mover {
     fn deadline(&self, wait: Duration) -> Millis {
         (self.clock)().saturating_add(Millis::try_from(wait.as_millis()).unwrap_or(Millis::MAX))
     }
-}
-
-fn last_change(row: &Reorder) -> Option<ProposalChange> {
-    serde_json::from_str(row.change.as_deref()?).ok()
 }
 
 /// It may be written all the same; then the same move again finds it done.

@@ -2,7 +2,7 @@
 //! change nothing, and tells the caller why.
 
 use crate::domain::proposal::State;
-use crate::events::decision::ProposalChange;
+use crate::domain::views::ProposalView;
 use crate::events::fact::{Move, MoveDetails};
 use crate::events::time::Millis;
 
@@ -11,13 +11,10 @@ const MAX_TEXT: usize = 2000;
 const MAX_UNITS: i64 = 1_000_000_000_000;
 
 /// A proposal as it is known now.
-#[derive(Debug, Clone, Copy)]
-pub struct Standing<'a> {
-    pub state: State,
-    /// Units ordered, or proposed.
-    pub quantity: Option<i64>,
-    /// Attributes are those of the last change.
-    pub last: Option<&'a ProposalChange>,
+#[derive(Debug, Clone)]
+pub enum Standing {
+    Open(Box<ProposalView>),
+    Closed(State),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,45 +25,54 @@ pub enum Ruling {
     Illegal(String),
 }
 
-impl Standing<'_> {
+impl Standing {
+    pub fn state(&self) -> State {
+        match self {
+            Standing::Open(view) => view.state,
+            Standing::Closed(state) => *state,
+        }
+    }
+
+    /// As [`crate::domain::proposal::Proposal::would`].
     pub fn rule(&self, moved: Move, details: &MoveDetails) -> Ruling {
-        let told_anew = |is_new: bool| if is_new { Ruling::Go(self.state) } else { Ruling::Already };
+        let now = self.state();
+        let told_anew = |is_new: bool| if is_new { Ruling::Go(now) } else { Ruling::Already };
+        let view = match self {
+            Standing::Open(view) => view,
+            Standing::Closed(State::Received) if moved == Move::Received => return Ruling::Already,
+            Standing::Closed(State::Cancelled) if moved == Move::Cancel => return Ruling::Already,
+            Standing::Closed(_) => return self.illegal(moved),
+        };
         match moved {
             Move::Acknowledge => self.toward(State::Acknowledged, moved),
             Move::InTransit => self.toward(State::InTransit, moved),
             Move::Cancel => self.toward(State::Cancelled, moved),
             Move::Ordered => match self.toward(State::Ordered, moved) {
                 Ruling::Already => told_anew(
-                    details.quantity.is_some_and(|q| Some(q) != self.quantity)
-                        || details.eta.is_some_and(|e| Some(e) != self.last.and_then(|l| l.eta))
-                        || details.reference.as_ref().is_some_and(|r| Some(r) != self.last.and_then(|l| l.reference.as_ref())),
+                    (details.quantity.is_some() && details.quantity != view.quantity)
+                        || (details.eta.is_some() && details.eta != view.eta)
+                        || (details.reference.is_some() && details.reference != view.reference),
                 ),
                 ruling => ruling,
             },
-            Move::Received => match self.toward(State::Received, moved) {
-                Ruling::Go(_) if details.quantity.is_some_and(|q| q < self.outstanding()) => {
-                    Ruling::Go(self.state.max(State::Ordered))
+            Move::Received => {
+                let outstanding = view.quantity.unwrap_or(0).saturating_sub(view.received);
+                match details.quantity.is_some_and(|units| units < outstanding) {
+                    // Less than ordered keeps it open.
+                    true => Ruling::Go(now.max(State::Ordered)),
+                    false => self.toward(State::Received, moved),
                 }
-                ruling => ruling,
-            },
-            Move::Assign | Move::Snooze if !self.state.is_open() => self.illegal(moved),
-            Move::Assign => told_anew(details.to.as_ref() != self.last.and_then(|l| l.assigned_to.as_ref())),
-            Move::Snooze => {
-                let snoozed = self.last.map_or((None, None), |l| (l.snoozed_until, l.snoozed_level));
-                told_anew((details.until, details.level) != snoozed)
             }
+            Move::Assign => told_anew(details.to != view.assigned_to),
+            Move::Snooze => told_anew((details.until, details.level) != (view.snoozed_until, view.snoozed_level)),
         }
-    }
-
-    fn outstanding(&self) -> i64 {
-        self.quantity.unwrap_or(0).saturating_sub(self.last.map_or(0, |l| l.received))
     }
 
     /// Forward only, skipping allowed (DESIGN §4).
     fn toward(&self, to: State, moved: Move) -> Ruling {
-        if to == self.state {
+        if to == self.state() {
             Ruling::Already
-        } else if to > self.state && self.state.is_open() {
+        } else if to > self.state() && self.state().is_open() {
             Ruling::Go(to)
         } else {
             self.illegal(moved)
@@ -79,15 +85,15 @@ impl Standing<'_> {
             true => "it is closed, and nothing can be done with it".to_owned(),
             false => format!("allowed are: {}", allowed.join(", ")),
         };
-        Ruling::Illegal(format!("the reorder is {}, \"{}\" is not possible; {then}", self.state.as_str(), moved.as_str()))
+        Ruling::Illegal(format!("the reorder is {}, \"{}\" is not possible; {then}", self.state().as_str(), moved.as_str()))
     }
 
     fn allows(&self, moved: Move) -> bool {
-        let open = self.state.is_open();
+        let (now, open) = (self.state(), self.state().is_open());
         match moved {
-            Move::Acknowledge => open && self.state < State::Acknowledged,
-            Move::Ordered => open && self.state <= State::Ordered,
-            Move::InTransit => open && self.state < State::InTransit,
+            Move::Acknowledge => open && now < State::Acknowledged,
+            Move::Ordered => open && now <= State::Ordered,
+            Move::InTransit => open && now < State::InTransit,
             Move::Assign | Move::Snooze | Move::Received | Move::Cancel => open,
         }
     }
@@ -122,32 +128,83 @@ pub fn check(moved: Move, details: &MoveDetails, now: Millis) -> Result<(), Stri
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
     use super::*;
+    use crate::domain::proposal::{Moved, Proposal, ResolvesAt, Snooze};
+    use crate::domain::rules::Scope;
+    use crate::events::decision::Kind;
+    use crate::events::fact::ProposalMoved;
+    use crate::events::ids::VariantId;
 
-    fn standing(state: State) -> Standing<'static> {
-        Standing { state, quantity: Some(10), last: None }
+    fn proposal(state: State) -> Proposal {
+        Proposal {
+            id: Uuid::nil(),
+            rule_id: "low".into(),
+            rule_version: 1,
+            kind: Kind::Reorder,
+            scope: Scope::Shop,
+            location: None,
+            quantity: Some(10),
+            received: 0,
+            state,
+            opened_at: 0,
+            opened_by: 1,
+            resolves_at: ResolvesAt::Level(11),
+            expires_at: 1_000,
+            assigned_to: Some("a".into()),
+            snooze: Some(Snooze { until: Some(1), level: None }),
+            eta: None,
+            reference: Some("b".into()),
+            note: None,
+            carriers: Vec::new(),
+        }
+    }
+
+    fn standing(p: &Proposal) -> Standing {
+        if p.state.is_open() { Standing::Open(Box::new(ProposalView::of(p))) } else { Standing::Closed(p.state) }
+    }
+
+    fn details() -> impl Strategy<Value = MoveDetails> {
+        let few = || proptest::option::of(1i64..12);
+        let text = || proptest::option::of(proptest::sample::select(vec!["a".to_owned(), "b".to_owned()]));
+        (few(), few(), few(), few(), text(), text(), text()).prop_map(|(quantity, eta, until, level, reference, to, note)| {
+            MoveDetails { quantity, eta, reference, until, level, to, note }
+        })
+    }
+
+    proptest! {
+        /// Who asks is told what the fold will do.
+        #[test]
+        fn the_ruling_is_the_folds(
+            state in proptest::sample::select(State::ALL.to_vec()),
+            moved in proptest::sample::select(Move::ALL.to_vec()),
+            details in details(),
+        ) {
+            prop_assume!(check(moved, &details, 0).is_ok());
+            let mut p = proposal(state);
+            let ruling = standing(&p).rule(moved, &details);
+            let m = ProposalMoved {
+                proposal_id: p.id, variant_id: VariantId(7), moved, by: "t".into(), via: "api".into(), details,
+            };
+            match p.apply(&m) {
+                Moved::Done => prop_assert_eq!(ruling, Ruling::Go(p.state)),
+                Moved::Already => prop_assert_eq!(ruling, Ruling::Already),
+                Moved::Illegal => prop_assert!(matches!(ruling, Ruling::Illegal(_)), "{:?}", ruling),
+            }
+        }
     }
 
     #[test]
-    fn moves_go_forward_and_may_skip_a_repeat_changes_nothing_and_backward_is_illegal() {
+    fn a_refusal_says_the_state_and_what_is_allowed() {
         let none = MoveDetails::default();
-        assert_eq!(standing(State::Proposed).rule(Move::InTransit, &none), Ruling::Go(State::InTransit));
-        assert_eq!(standing(State::Ordered).rule(Move::Ordered, &none), Ruling::Already);
-        let Ruling::Illegal(told) = standing(State::Ordered).rule(Move::Acknowledge, &none) else { panic!("it went backward") };
-        assert!(told.contains("is ordered") && told.contains("in-transit") && !told.contains("acknowledge,"), "{told}");
-        let Ruling::Illegal(told) = standing(State::Cancelled).rule(Move::Assign, &none) else { panic!("it is closed") };
-        assert!(told.contains("closed"), "{told}");
-        assert_eq!(standing(State::Received).rule(Move::Received, &none), Ruling::Already);
-    }
-
-    #[test]
-    fn less_than_ordered_keeps_it_open() {
-        let part = |units| MoveDetails { quantity: Some(units), ..MoveDetails::default() };
-        assert_eq!(standing(State::Sent).rule(Move::Received, &part(9)), Ruling::Go(State::Ordered));
-        assert_eq!(standing(State::InTransit).rule(Move::Received, &part(9)), Ruling::Go(State::InTransit));
-        assert_eq!(standing(State::Ordered).rule(Move::Received, &part(10)), Ruling::Go(State::Received));
-        assert_eq!(standing(State::Ordered).rule(Move::Received, &MoveDetails::default()), Ruling::Go(State::Received));
-        assert_eq!(standing(State::Ordered).rule(Move::Ordered, &part(12)), Ruling::Go(State::Ordered), "another quantity");
+        let Ruling::Illegal(told) = standing(&proposal(State::Ordered)).rule(Move::Acknowledge, &none) else {
+            panic!("backward")
+        };
+        assert!(told.contains("is ordered") && told.contains("in-transit, received, cancel"), "{told}");
+        let Ruling::Illegal(told) = standing(&proposal(State::Cancelled)).rule(Move::Assign, &none) else { panic!("closed") };
+        assert!(told.contains("is cancelled") && told.contains("closed"), "{told}");
     }
 
     #[test]

@@ -320,7 +320,12 @@ async fn a_move_is_a_fact_with_who_and_when_and_a_repeat_writes_nothing() {
     );
     // As the fold and the dispatcher make it.
     desk.site.queries.open_proposals.lock().expect("lock")[0].state = State::Ordered;
-    desk.site.queries.open_proposals.lock().expect("lock")[0].quantity = Some(60);
+    {
+        let mut open = desk.site.queries.open_proposals.lock().expect("lock");
+        open[0].quantity = Some(60);
+        open[0].eta = stockwarden::events::time::parse_millis("2026-12-01T00:00:00Z");
+        open[0].reference = Some("PO-1".into());
+    }
     let said = json!({
         "proposal_id": uuid(1), "organisation": "default", "shop": SHOP, "variant_id": "1", "state": "ordered", "quantity": 60,
         "received": 0, "eta": "2026-12-01T00:00:00.000Z", "reference": "PO-1", "changed_at": "2026-11-20T10:01:40.000Z",

@@ -247,7 +247,7 @@ async fn updates(store: &dyn Store, n: u128) -> Vec<Effect> {
     let filter = EffectFilter { decision_id: Some(uuid(n)), ..EffectFilter::default() };
     let mut rows = store.list(filter).await.expect("list");
     rows.retain(|r| r.update.is_some());
-    rows.sort_by_key(|r| (r.planned.handler.clone(), r.planned.offset));
+    rows.sort_by_key(|r| (r.planned.offset, r.planned.id.route_id.clone()));
     rows
 }
 

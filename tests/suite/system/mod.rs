@@ -3,6 +3,7 @@
 mod cluster;
 pub mod million;
 pub mod node;
+mod reorders;
 
 use std::path::Path;
 use std::time::Duration;
