@@ -13,6 +13,8 @@ pub mod config;
 pub mod domain;
 pub mod events;
 pub mod handlers;
+pub mod html;
+pub mod links;
 pub mod ports;
 pub mod sim;
 pub mod sources;

@@ -9,6 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
 
 const VERSION: u8 = 1;
 const NONCE: usize = 24;
@@ -28,6 +30,8 @@ pub enum VaultError {
 #[derive(Clone)]
 pub struct Vault {
     cipher: XChaCha20Poly1305,
+    /// Further keys come from it; keyed with the master key.
+    root: Hmac<Sha256>,
 }
 
 impl fmt::Debug for Vault {
@@ -41,7 +45,14 @@ impl Vault {
     pub fn from_base64(key: &str) -> Result<Vault, VaultError> {
         let bytes = STANDARD.decode(key.trim()).map_err(|_| VaultError::BadKey)?;
         let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| VaultError::BadKey)?;
-        Ok(Vault { cipher })
+        let root = <Hmac<Sha256> as Mac>::new_from_slice(&bytes).map_err(|_| VaultError::BadKey)?;
+        Ok(Vault { cipher, root })
+    }
+
+    /// A key for something else than secrets at rest, the same wherever the master key is; those of two purposes say nothing of
+    /// each other.
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
+        self.root.clone().chain_update(purpose).finalize().into_bytes().into()
     }
 
     /// A new random key, in base64.

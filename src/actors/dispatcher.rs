@@ -10,6 +10,7 @@
 //! Rows for a handler that is not configured get a sender as well, of a handler that refuses everything with a reason ([`Missing`]): so they
 //! fail visibly, with their fact, and an operator can retry them when the handler is there.
 
+mod digest;
 pub mod intake;
 mod plan;
 mod shell;

@@ -19,6 +19,9 @@
 //! The store's fence, not the consumer group, says who may settle: a send that was under way when the partition was revoked still
 //! settles while nobody has taken a newer epoch, and changes nothing afterwards.
 //!
+//! A digest is one effect shared by its rows ([`Effect::shared_by`](crate::ports::ledger::Effect::shared_by)): the claim gathers them,
+//! one of them leads, and all go through the same steps with it; each gets its own fact.
+//!
 //! A row may tell a change of the proposal instead of the decision (an *update*, planned when the change is read): it goes the same
 //! way, after the first row of its route, makes no fact, and ends unsent where that one failed or a later change came first.
 //!
@@ -26,6 +29,7 @@
 
 mod breaker;
 mod clock;
+mod digest;
 mod health;
 mod outcome;
 mod ownership;

@@ -8,6 +8,7 @@ mod body;
 mod boundary;
 pub mod control;
 mod inbound;
+mod links;
 mod params;
 mod probes;
 pub mod problem;
@@ -35,6 +36,7 @@ pub use server::Server;
 
 pub use crate::config::NodeRole;
 use crate::events::time::Millis;
+use crate::links::LinkKey;
 use crate::ports::{EventLog, Ledger, Moves, Queries, Registry, Reorders};
 use crate::telemetry::metrics::{HttpMetrics, Metrics};
 use crate::vault::Vault;
@@ -118,6 +120,7 @@ struct State {
     roles: Vec<NodeRole>,
     log: Arc<dyn EventLog>,
     queries: Option<Arc<dyn Queries>>,
+    links: LinkKey,
     clock: Arc<dyn Fn() -> Millis + Send + Sync>,
     metrics: HttpMetrics,
     all_metrics: Arc<Metrics>,
@@ -169,6 +172,7 @@ pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {
     let runtime = Handle::current();
     let addresses = server::addresses(listen)?;
     let metrics = HttpMetrics::new(&context.metrics);
+    let links = LinkKey::new(&context.vault);
     let shops = shops::ShopDirectory::new(Arc::clone(&context.registry), context.vault, runtime.clone());
     let known = metrics.shops.clone();
     runtime.spawn(Arc::clone(&shops).refresh_forever(move |n| {
@@ -191,6 +195,7 @@ pub fn serve(context: ApiContext, listen: &str) -> Result<Server, ServeError> {
         roles: context.roles,
         log: context.log,
         queries: context.queries,
+        links,
         clock: context.clock,
         metrics,
         all_metrics: context.metrics,
@@ -225,6 +230,7 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(only("/webhooks/shopify", "POST", web::post().to(webhooks::shopify)))
         .service(only("/webhooks/{kind}", "POST", web::post().to(inbound::bare)))
         .service(only("/webhooks/{kind}/{handler}", "POST", web::post().to(inbound::named)))
+        .service(links::resource())
         .service(only("/v1/shops", "GET", web::get().to(queries::shops)))
         .service(only("/v1/shops/{shop}", "GET", web::get().to(queries::shop)))
         .service(only("/v1/shops/{shop}/variants", "GET", web::get().to(queries::variants)))

@@ -34,8 +34,10 @@ use crate::config::{Config, Env, HandlerConfig, LogKind, master_key};
 use crate::handlers::registry::comes_later;
 use crate::handlers::target::SystemLookup;
 use crate::handlers::{Handlers, Instance};
+use crate::links::{LinkKey, Links};
 use crate::ports::Queries;
 use crate::telemetry::metrics::Metrics;
+use crate::vault::Vault;
 
 /// How long the log may take to answer at the start.
 const PREPARE: Duration = Duration::from_secs(15);
@@ -74,7 +76,7 @@ impl Node {
                 "this kind of handler comes with a later version; what is routed there fails, and can be retried then"
             );
         }
-        let handlers = build_handlers(usable, env).map_err(|problems| {
+        let handlers = build_handlers(usable, env, links(config, &key.vault)).map_err(|problems| {
             let told: Vec<_> = problems.into_iter().map(|(_, why)| why).collect();
             Fault::new("the handlers are not configured well")
                 .because(told.join("; "))
@@ -200,12 +202,18 @@ fn default_address(bound: SocketAddr) -> Option<String> {
     (!bound.ip().is_unspecified()).then(|| format!("http://{bound}"))
 }
 
+/// Links in messages lead to where this node is reached from outside, if it says so.
+fn links(config: &Config, vault: &Vault) -> Option<Links> {
+    config.http.public_url.as_deref().map(|url| Links::new(LinkKey::new(vault), url))
+}
+
 /// The configured handlers, or what is wrong: (name, why). Reaches nobody.
 pub fn build_handlers<'c>(
     configured: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
     env: &Env,
+    links: Option<Links>,
 ) -> Result<Handlers, Vec<(String, String)>> {
-    Handlers::build(configured, env, Arc::new(SystemLookup))
+    Handlers::build_with_links(configured, env, Arc::new(SystemLookup), links)
         .map_err(|problems| problems.into_iter().map(|p| (p.handler().to_owned(), p.to_string())).collect())
 }
 

@@ -24,6 +24,7 @@
 //!    answers nonsense; `send` and `prepare` alone make no exactly-once.
 
 pub mod email;
+mod placeholders;
 mod redactor;
 pub mod registry;
 pub mod target;
@@ -183,6 +184,23 @@ pub trait Handler: Send + Sync + 'static {
 
     /// The request, built once for an effect. An error is permanent and says what is to be mended.
     fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String>;
+
+    /// Whether several decisions for the same address can go into one request, where their route says `digest = "1h"`.
+    fn digests(&self) -> bool {
+        false
+    }
+
+    /// One request for several decisions whose routes have the same `address`; for handlers that take [`Handler::digests`].
+    fn prepare_digest(&self, jobs: &[Job], now: DateTime<Utc>) -> Result<Vec<u8>, String> {
+        match jobs {
+            [job] => self.prepare(job, now),
+            // Rows of a handler that has become another kind since; what is wrong with one of them says more.
+            _ => jobs
+                .iter()
+                .try_for_each(|job| self.prepare(job, now).map(drop))
+                .and(Err("this handler takes no digests".to_owned())),
+        }
+    }
 
     /// Sends the frozen bytes. Ends within the instance's deadline; past it, the dispatcher drops the future and takes the outcome
     /// for ambiguous.

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Guarantee, Handler, Redactor};
 use crate::config::{Env, HandlerConfig, SecretRef};
+use crate::links::Links;
 
 /// What an instance is built with besides its own table.
 #[derive(Clone)]
@@ -18,6 +19,8 @@ pub struct Context {
     pub env: Env,
     /// How names become addresses; the system's, except in tests.
     pub lookup: Arc<dyn super::target::Lookup>,
+    /// Makes links that move proposals; none where nobody outside could follow them.
+    pub links: Option<Links>,
 }
 
 type Build = fn(toml::Table, &Context) -> Result<Arc<dyn Handler>, String>;
@@ -130,11 +133,21 @@ impl Handlers {
         env: &Env,
         lookup: Arc<dyn super::target::Lookup>,
     ) -> Result<Handlers, Vec<Problem>> {
+        Handlers::build_with_links(configs, env, lookup, None)
+    }
+
+    /// The same, for handlers whose messages may hold links.
+    pub fn build_with_links<'c>(
+        configs: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
+        env: &Env,
+        lookup: Arc<dyn super::target::Lookup>,
+        links: Option<Links>,
+    ) -> Result<Handlers, Vec<Problem>> {
         install_tls();
         let mut handlers = Handlers::default();
         let mut errors = Vec::new();
         for (name, config) in configs {
-            let context = Context { name: name.clone(), env: env.clone(), lookup: lookup.clone() };
+            let context = Context { name: name.clone(), env: env.clone(), lookup: lookup.clone(), links: links.clone() };
             match build_one(config, &context) {
                 Ok(instance) => handlers.insert(instance),
                 Err(e) => errors.push(e),
@@ -219,7 +232,7 @@ pub(super) fn read_config<C: DeserializeOwned>(table: toml::Table) -> Result<C, 
 }
 
 /// "250ms", "10s", "5m", "2h"; positive.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let n: u64 = text[..digits].parse().ok().filter(|n| *n > 0)?;
     match &text[digits..] {

@@ -42,6 +42,9 @@ impl EffectState {
     }
 }
 
+/// Rows of one digest, its leader included; what is more goes into the next one.
+pub const DIGEST_ROWS: i64 = 500;
+
 /// What makes an effect unique.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EffectId {
@@ -68,6 +71,8 @@ pub struct Planned {
     pub decision: String,
     pub route: String,
     pub due_at: DateTime<Utc>,
+    /// Rows of a handler with the same text here go out together as one effect; none: by itself.
+    pub digest: Option<String>,
 }
 
 /// What a batch of the decisions topic comes to, written in one transaction: rows to be sent, and what the list of reorders
@@ -123,6 +128,8 @@ pub struct Effect {
     pub updated_at: DateTime<Utc>,
     /// Epoch of the sender that holds it while `sending`.
     pub sender_epoch: Option<Epoch>,
+    /// The other rows that this one is sent for, oldest first. Only [`Ledger::claim`] fills it.
+    pub shared_by: Vec<Planned>,
     /// None: the row tells the decision itself.
     pub update: Option<UpdateOf>,
 }
@@ -176,6 +183,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// Rows of `handler` in `partitions` (with the epoch held of each) that are due: planned or ambiguous with `due_at` ≤ `now`,
     /// and rows left `sending` by an older epoch (returned as ambiguous). They become `sending` under the given epoch and
     /// `attempts` grows by one. Of one `order_key` only the oldest unfinished row is given out. At most `limit`, oldest first.
+    ///
+    /// Digests: of due rows with the same [`Planned::digest`] one is given out, the leader, which in the same transaction gathers all
+    /// others that are due, not sent yet, in `partitions`, and not held back by an older row of their `order_key` outside of the digest
+    /// ([`DIGEST_ROWS`] at most). From then on they are never given out themselves: they are [`Effect::shared_by`] their leader,
+    /// whose every change of state is theirs too, whoever owns their own partitions meanwhile. A leader whose request is frozen
+    /// gathers no more.
     fn claim<'a>(
         &'a self,
         handler: &'a str,
@@ -207,7 +220,7 @@ pub trait Ledger: Send + Sync + 'static {
         now: DateTime<Utc>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Makes a failed row planned again, due now; false if there is no such failed row.
+    /// Makes a failed row planned again, due now; false if there is no such failed row. Of a digest, all of it.
     fn retry<'a>(&'a self, id: &'a EffectId, now: DateTime<Utc>) -> BoxFuture<'a, Result<bool, StoreError>>;
 
     /// The newest effect that `handler` gave this reference to.

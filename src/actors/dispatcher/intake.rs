@@ -23,7 +23,7 @@ pub struct Intake {
     pub health: Arc<Health>,
     /// Name of this node.
     pub node: String,
-    /// They say who is told of changes.
+    /// They say who is told of changes, and who takes digests.
     pub handlers: Handlers,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
+use super::digest::{Delivery, delivery};
 use crate::events::dead_letter::{DeadLetter, Origin, Reason, Unreadable};
 use crate::events::decision::{self, Decision, ProposalChange, Recorded, Route};
 use crate::events::record::{NewRecord, RecordBatch, RecordRef, Topic};
@@ -20,14 +21,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// `handlers` say who follows the changes of what they told.
+    /// `handlers` say who follows the changes of what they told, and who takes digests.
     pub fn of(batch: &RecordBatch, handlers: &Handlers, now: DateTime<Utc>) -> Plan {
         let mut plan = Plan::default();
         for record in batch.iter() {
             match Recorded::read(&record) {
                 Ok(Recorded::Decision(decision)) => {
                     plan.batch.opened.push(opening(&record, &decision));
-                    plan.batch.rows.extend(rows(&record, &decision, now));
+                    plan.batch.rows.extend(rows(&record, &decision, handlers, now));
                 }
                 Ok(Recorded::Proposal(changed)) => plan.batch.changes.push(change(&record, &changed, handlers, now)),
                 // Quarantines concern the shards; what a newer version adds may concern nobody here.
@@ -81,8 +82,8 @@ fn time_of(ms: Millis) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or_default()
 }
 
-/// One row a route. A route's `digest` is kept in the row and not heeded yet: delivery is immediate.
-fn rows(record: &RecordRef<'_>, decision: &Decision, now: DateTime<Utc>) -> Vec<Planned> {
+/// One row a route.
+fn rows(record: &RecordRef<'_>, decision: &Decision, handlers: &Handlers, now: DateTime<Utc>) -> Vec<Planned> {
     let key = log_key(record, decision);
     let variant = decision.variant_id.map(|v| v.to_string());
     let subject = variant.or_else(|| decision.sku.clone()).unwrap_or_default();
@@ -90,6 +91,7 @@ fn rows(record: &RecordRef<'_>, decision: &Decision, now: DateTime<Utc>) -> Vec<
     let mut taken = BTreeSet::new();
     let mut rows = Vec::with_capacity(decision.routes.len());
     for (index, route) in decision.routes.iter().enumerate() {
+        let Delivery { due_at, digest } = delivery(decision, route, handlers, now);
         rows.push(Planned {
             id: EffectId { decision_id: decision.decision_id, route_id: route_id(route, index, &mut taken) },
             handler: storable(&route.to),
@@ -100,7 +102,8 @@ fn rows(record: &RecordRef<'_>, decision: &Decision, now: DateTime<Utc>) -> Vec<
             offset: record.offset,
             decision: text.clone(),
             route: serde_json::to_string(route).expect("a route is plain data"),
-            due_at: now,
+            due_at,
+            digest: digest.as_deref().map(storable),
         });
     }
     rows

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
+use futures::future::join_all;
 use serde::Serialize;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::breaker::{Backoff, Breaker, BreakerState, Gate};
 use super::clock::Environment;
+use super::digest;
 use super::health::Health;
 use super::outcome::{self, Outcomes};
 use super::ownership::{InFlight, Ownership};
@@ -234,6 +236,10 @@ impl Sender {
         if let Some(fact) = job.as_ref().and_then(|job| outcome::fact(job, name, &settled)) {
             self.shared.outcomes.append(outcome::record(&effect.planned.shop, &fact, now)).await;
         }
+        let others = digest::others(effect).unwrap_or_default();
+        let facts = others.iter().filter_map(|other| Some((&other.shop, outcome::fact(other, name, &settled)?)));
+        // Together, so that the log can take them in one go.
+        join_all(facts.map(|(shop, fact)| self.shared.outcomes.append(outcome::record(shop, &fact, now)))).await;
         self.count(&settled, effect);
         let stored = self
             .persist(|| async { self.shared.ledger.settle(id, epoch, settled.clone(), self.shared.env.clock.now()).await })
@@ -264,7 +270,7 @@ impl Sender {
         }
         let (request, mut uncertain) = match &effect.request {
             Some(request) => (request.clone(), may_have_arrived(effect)),
-            None => match self.prepare(job) {
+            None => match self.prepare(effect, job) {
                 Err(reason) => return Ok(self.failed(effect, reason, false)),
                 Ok(built) => {
                     let freeze = || async { self.shared.ledger.freeze(&effect.planned.id, epoch, &built).await };
@@ -295,9 +301,9 @@ impl Sender {
         })
     }
 
-    fn prepare(&self, job: &Job) -> Result<Vec<u8>, String> {
+    fn prepare(&self, effect: &Effect, job: &Job) -> Result<Vec<u8>, String> {
         let now = self.shared.env.clock.now();
-        std::panic::catch_unwind(AssertUnwindSafe(|| self.instance.handler.prepare(job, now)))
+        std::panic::catch_unwind(AssertUnwindSafe(|| digest::prepare(&*self.instance.handler, effect, job, now)))
             .unwrap_or_else(|_| Err("the handler broke down while building the request".to_owned()))
     }
 

@@ -10,6 +10,7 @@ use sqlx::postgres::{PgConnection, PgRow, Postgres};
 use sqlx::{Connection, QueryBuilder, Row};
 use uuid::Uuid;
 
+use super::digest::{self, followed};
 use super::{PATIENCE, PostgresStore, reorders};
 use crate::adapters::sql::{Fault, LIST_LIMIT, fenced, known, printable};
 use crate::events::record::Partition;
@@ -22,18 +23,20 @@ macro_rules! columns {
     () => {
         "e.decision_id, e.route_id, e.handler, e.organisation, e.shop, e.order_key, e.partition, e.decision_offset, \
          e.decision, e.route, e.due_at, e.attempts, e.request, e.response, e.reference, e.possible_duplicate, e.updated_at, \
-         e.sender_epoch, e.seq, e.updates, e.change, \
+         e.sender_epoch, e.seq, e.digest, e.updates, e.change, \
          (select f.state from effect f where f.decision_id = e.decision_id and f.route_id = e.updates) as first_state, \
          (select f.reference from effect f where f.decision_id = e.decision_id and f.route_id = e.updates) as first_reference"
     };
 }
+pub(super) use columns;
 
 /// Takes the rows that `$due` selects. A scalar subquery and not an anti-join, so that no plan ever reads all open rows.
 /// `was` is the state a row is claimed from.
 macro_rules! claim {
     ($due:literal) => {
         concat!(
-            "with due as (select e.seq, e.state as was from effect e where e.handler = $1 and e.partition = any($2) and ",
+            "with due as (select e.seq, e.state as was from effect e where e.handler = $1 and e.leader is null \
+             and e.partition = any($2) and ",
             $due,
             " and e.seq = (select o.seq from effect o where o.handler = e.handler and o.order_key = e.order_key \
              and o.state in ('planned', 'sending', 'ambiguous') order by o.decision_offset, o.seq limit 1) \
@@ -52,11 +55,12 @@ const CLAIM_DUE: &str = claim!("e.state in ('planned', 'ambiguous') and e.due_at
 
 /// Changes the row `($1, $2)` if it is sending under epoch `$3` and that epoch is still the partition's.
 macro_rules! while_sending {
-    ($set:literal, $returning:literal) => {
+    ($update:literal, $set:literal, $returning:literal) => {
         concat!(
             "with owner as (select d.epoch from dispatch_owner d where d.partition = \
-             (select partition from effect where decision_id = $1 and route_id = $2) for share) \
-             update effect e set ",
+             (select partition from effect where decision_id = $1 and route_id = $2) for share)",
+            $update,
+            " effect e set ",
             $set,
             " from owner where e.decision_id = $1 and e.route_id = $2 and e.state = 'sending' and e.sender_epoch = $3 \
              and owner.epoch = $3 ",
@@ -65,11 +69,18 @@ macro_rules! while_sending {
     };
 }
 
-const FREEZE: &str = while_sending!("request = coalesce(e.request, $4)", "returning e.request");
-const SETTLE: &str = while_sending!(
-    "state = $4, due_at = coalesce($5, e.due_at), response = $6, reference = coalesce($7, e.reference), \
-     possible_duplicate = coalesce($8, e.possible_duplicate), updated_at = $9, sender_epoch = null",
-    ""
+const FREEZE: &str = while_sending!(" update", "request = coalesce(e.request, $4)", "returning e.request");
+/// With the members of the digest, if it leads one.
+const SETTLE: &str = concat!(
+    while_sending!(
+        ", l as (update",
+        "state = $4, due_at = coalesce($5, e.due_at), response = $6, reference = coalesce($7, e.reference), \
+         possible_duplicate = coalesce($8, e.possible_duplicate), updated_at = $9, sender_epoch = null",
+        "returning e.*), "
+    ),
+    "followed as (",
+    followed!(),
+    " from l where m.leader = l.seq) select count(*) from l"
 );
 
 impl Ledger for PostgresStore {
@@ -191,9 +202,9 @@ async fn insert(c: &mut PgConnection, partition: Partition, chunk: &[Planned]) -
     }
     let done = sqlx::query(
         "insert into effect (partition, state, updated_at, decision_id, route_id, handler, organisation, shop, order_key, \
-         decision_offset, decision, route, due_at) \
+         decision_offset, decision, route, due_at, digest) \
          select $1, 'planned', now(), * from unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], \
-         $8::bigint[], $9::text[], $10::text[], $11::timestamptz[]) on conflict (decision_id, route_id) do nothing",
+         $8::bigint[], $9::text[], $10::text[], $11::timestamptz[], $12::text[]) on conflict (decision_id, route_id) do nothing",
     )
     .bind(partition)
     .bind(column(chunk, |r| r.id.decision_id))
@@ -206,6 +217,7 @@ async fn insert(c: &mut PgConnection, partition: Partition, chunk: &[Planned]) -
     .bind(column(chunk, |r| r.decision.as_str()))
     .bind(column(chunk, |r| r.route.as_str()))
     .bind(column(chunk, |r| r.due_at))
+    .bind(column(chunk, |r| r.digest.as_deref()))
     .execute(c)
     .await?;
     Ok(done.rows_affected())
@@ -238,8 +250,9 @@ async fn claim(
         };
         effects.push((row.try_get::<i64, _>("seq")?, read(row, was)?));
     }
-    tx.commit().await?;
     effects.sort_by_key(|(seq, e)| (e.planned.due_at, e.planned.offset, *seq));
+    digest::gather(&mut tx, handler, &numbers, now, &mut effects).await?;
+    tx.commit().await?;
     Ok(effects.into_iter().map(|(_, e)| e).collect())
 }
 
@@ -252,12 +265,12 @@ async fn release(
 ) -> Result<u64, Fault> {
     let mut tx = c.begin().await?;
     hold(&mut tx, partitions).await?;
-    let done = sqlx::query(
+    let released: Vec<i64> = sqlx::query_scalar(
         "update effect e set state = case when e.request is null then 'planned' else 'ambiguous' end, sender_epoch = null, \
          updated_at = $6 from unnest($2::integer[], $3::bigint[]) as o (partition, epoch) \
-         where e.handler = $1 and e.state = 'sending' and e.partition = o.partition and e.sender_epoch = o.epoch \
+         where e.handler = $1 and e.leader is null and e.state = 'sending' and e.partition = o.partition and e.sender_epoch = o.epoch \
          and not exists (select from unnest($4::uuid[], $5::text[]) as u (decision_id, route_id) \
-         where u.decision_id = e.decision_id and u.route_id = e.route_id)",
+         where u.decision_id = e.decision_id and u.route_id = e.route_id) returning e.seq",
     )
     .bind(handler)
     .bind(partitions.iter().map(|p| p.0).collect::<Vec<_>>())
@@ -265,10 +278,13 @@ async fn release(
     .bind(under_way.iter().map(|id| id.decision_id).collect::<Vec<_>>())
     .bind(under_way.iter().map(|id| id.route_id.as_str()).collect::<Vec<_>>())
     .bind(now)
-    .execute(&mut *tx)
+    .fetch_all(&mut *tx)
     .await?;
+    for seq in &released {
+        digest::follow(&mut tx, *seq).await?;
+    }
     tx.commit().await?;
-    Ok(done.rows_affected())
+    Ok(released.len() as u64)
 }
 
 async fn freeze(c: &mut PgConnection, id: &EffectId, epoch: Epoch, request: &[u8]) -> Result<Vec<u8>, Fault> {
@@ -294,7 +310,7 @@ async fn settle(c: &mut PgConnection, id: &EffectId, epoch: Epoch, how: Settled,
         Settled::Ambiguous { reason, due_at } => (EffectState::Ambiguous, Some(due_at), Some(reason), None, None),
         Settled::Failed { reason } => (EffectState::Failed, None, Some(reason), None, None),
     };
-    let done = sqlx::query(SETTLE)
+    let settled: i64 = sqlx::query_scalar(SETTLE)
         .bind(id.decision_id)
         .bind(&id.route_id)
         .bind(epoch)
@@ -304,9 +320,9 @@ async fn settle(c: &mut PgConnection, id: &EffectId, epoch: Epoch, how: Settled,
         .bind(reference.as_deref().map(printable))
         .bind(duplicate)
         .bind(now)
-        .execute(&mut *c)
+        .fetch_one(&mut *c)
         .await?;
-    if done.rows_affected() == 1 { Ok(()) } else { Err(not_ours(c, id, epoch).await) }
+    if settled == 1 { Ok(()) } else { Err(not_ours(c, id, epoch).await) }
 }
 
 /// Why a row could not be changed under `epoch`.
@@ -327,16 +343,21 @@ async fn not_ours(c: &mut PgConnection, id: &EffectId, epoch: Epoch) -> Fault {
 }
 
 async fn retry(c: &mut PgConnection, id: &EffectId, now: DateTime<Utc>) -> Result<bool, Fault> {
-    let done = sqlx::query(
-        "update effect set state = 'planned', due_at = $3, updated_at = $3 \
-         where decision_id = $1 and route_id = $2 and state = 'failed'",
+    let mut tx = c.begin().await?;
+    let retried: Option<i64> = sqlx::query_scalar(
+        "update effect set state = 'planned', due_at = $3, updated_at = $3 where state = 'failed' \
+         and seq = (select coalesce(leader, seq) from effect where decision_id = $1 and route_id = $2) returning seq",
     )
     .bind(id.decision_id)
     .bind(&id.route_id)
     .bind(now)
-    .execute(c)
+    .fetch_optional(&mut *tx)
     .await?;
-    Ok(done.rows_affected() == 1)
+    if let Some(seq) = retried {
+        digest::follow(&mut tx, seq).await?;
+    }
+    tx.commit().await?;
+    Ok(retried.is_some())
 }
 
 async fn list(c: &mut PgConnection, filter: EffectFilter) -> Result<Vec<Effect>, Fault> {
@@ -365,7 +386,7 @@ async fn counts(c: &mut PgConnection) -> Result<Vec<Count>, Fault> {
     rows.into_iter().map(|(handler, state, n)| Ok((handler, known("state", &state, EffectState::parse)?, n))).collect()
 }
 
-fn read(row: &PgRow, state: EffectState) -> Result<Effect, Fault> {
+pub(super) fn read(row: &PgRow, state: EffectState) -> Result<Effect, Fault> {
     Ok(Effect {
         planned: Planned {
             id: EffectId { decision_id: row.try_get("decision_id")?, route_id: row.try_get("route_id")? },
@@ -378,6 +399,7 @@ fn read(row: &PgRow, state: EffectState) -> Result<Effect, Fault> {
             decision: row.try_get("decision")?,
             route: row.try_get("route")?,
             due_at: row.try_get("due_at")?,
+            digest: row.try_get("digest")?,
         },
         state,
         attempts: row.try_get("attempts")?,
@@ -387,6 +409,7 @@ fn read(row: &PgRow, state: EffectState) -> Result<Effect, Fault> {
         possible_duplicate: row.try_get("possible_duplicate")?,
         updated_at: row.try_get("updated_at")?,
         sender_epoch: row.try_get("sender_epoch")?,
+        shared_by: Vec::new(),
         update: update_of(row)?,
     })
 }

@@ -3,22 +3,37 @@
 //! ```toml
 //! [handlers.mail]
 //! kind = "email"
-//! smtp_url = "smtp://mail.example.com:587"      # smtps:// encrypts from the first byte
-//! starttls = "required"                         # required | when-offered | never; default: required with a password
-//! username = "bot"
+//! smtp_url = "smtp+starttls://mail.example.com"  # smtps:// encrypts from the first byte, smtp:// if the server offers it
+//! ca_file = "/etc/stockwarden/ca.pem"            # whose certificates are trusted, instead of the public ones
+//! username = "bot"                               # with smtp:// only to this machine, or after STARTTLS
 //! password = { env = "SMTP_PASSWORD" }
 //! from = "Stockwarden <orders@example.com>"
-//! to = "buyer@example.com"                      # or a list; a route's `address` goes first
-//! timeout = "30s"                               # for each step of the dialogue
+//! to = "buyer@example.com"                       # or a list; a route's `address` goes first
+//! timeout = "30s"                                # for each step of the dialogue
+//! links = true                                   # acknowledge and snooze, if http.public_url is set
+//! templates = { subject = "{{quantity}} × {{sku}}", text = { file = "order.txt" }, html = { file = "order.html" } }
 //! ```
 //!
+//! A template's fields are those of the target's body and `order::OWN_FIELDS`; `templates/` beside this file holds what is used where
+//! none is given, and is a good begin for one's own.
+//!
 //! Frozen are envelope and message, so that a repeat has the same Message-ID, date and bytes, and receivers that collapse equal
-//! ids show one mail. SMTP itself cannot be asked: what may have arrived is sent again and marked as a possible duplicate.
+//! ids show one mail. SMTP itself cannot be asked: what may have arrived is sent again and marked as a possible duplicate. What becomes
+//! of a proposal is told as a reply in the thread of its first mail.
+//!
+//! A route with `digest = "1h"` collects the orders of an hour for one vendor and address into one mail; what is about to run out goes
+//! at once.
 
 mod message;
+mod order;
+mod server;
 mod smtp;
+mod template;
+mod text;
+mod update;
 
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -27,14 +42,21 @@ use lettre::Address;
 use lettre::address::Envelope;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::authentication::Credentials;
-use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::smtp::{Encryption, Server};
+use self::message::{Mail, message_id};
+use self::order::{LineLinks, Templates};
+use self::smtp::Server;
 use super::registry::{duration_text, read_config};
-use super::{Context, Guarantee, Handler, Job, Verdict};
+use super::{Context, Guarantee, Handler, Job, Update, Verdict};
 use crate::config::SecretRef;
+use crate::events::fact::Move;
+use crate::links::{Claim, LIFETIME_MS, Links};
+use crate::ports::ledger::EffectId;
+
+/// Longest name of an article or list of recipients in a link, in characters.
+const LINK_TEXT: usize = 80;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,7 +66,11 @@ struct Config {
     to: Option<OneOrMore>,
     username: Option<String>,
     password: Option<SecretRef>,
-    starttls: Option<StartTls>,
+    ca_file: Option<PathBuf>,
+    #[serde(default = "yes")]
+    links: bool,
+    #[serde(default)]
+    templates: TemplateTexts,
     #[serde(default = "default_timeout", deserialize_with = "duration_text")]
     timeout: Duration,
 }
@@ -56,12 +82,17 @@ enum OneOrMore {
     More(Vec<String>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum StartTls {
-    Required,
-    WhenOffered,
-    Never,
+/// The text itself, or { file = "path" }.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TemplateTexts {
+    subject: Option<toml::Value>,
+    text: Option<toml::Value>,
+    html: Option<toml::Value>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_timeout() -> Duration {
@@ -69,17 +100,21 @@ fn default_timeout() -> Duration {
 }
 
 pub struct Email {
+    /// Name of the instance.
+    name: String,
     server: Server,
     from: Mailbox,
     /// Recipients unless the route names its own.
     to: Vec<Mailbox>,
+    templates: Templates,
+    links: Option<Links>,
     secrets: Vec<String>,
 }
 
 pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Handler>, String> {
     let config: Config = read_config(table)?;
     let from = mailbox(&config.from).map_err(|e| format!("from: {e}"))?;
-    let to = match config.to.clone() {
+    let to = match config.to {
         None => Vec::new(),
         Some(OneOrMore::One(one)) => mailboxes(&[one]).map_err(|e| format!("to: {e}"))?,
         Some(OneOrMore::More(more)) => mailboxes(&more).map_err(|e| format!("to: {e}"))?,
@@ -92,41 +127,33 @@ pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Han
         }
         _ => return Err("username and password go together".to_owned()),
     };
-    let server = server(&config, credentials)?;
-    Ok(Arc::new(Email { server, from, to, secrets }))
+    let server = server::server(&config.smtp_url, config.ca_file.as_deref(), credentials, config.timeout)?;
+    let templates = templates(&config.templates)?;
+    let links = context.links.clone().filter(|_| config.links);
+    Ok(Arc::new(Email { name: context.name.clone(), server, from, to, templates, links, secrets }))
 }
 
-fn server(config: &Config, credentials: Option<Credentials>) -> Result<Server, String> {
-    let bad = |why: &str| format!("smtp_url: {why}; a mail server is smtp://host[:port] or smtps://host[:port]");
-    let url: Url = config.smtp_url.parse().map_err(|e| bad(&format!("{e}")))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(
-            "smtp_url holds credentials; use username and password = { env = \"NAME\" } or { file = \"path\" }".to_owned()
-        );
-    }
-    let host = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| bad("it names no host"))?;
-    if !matches!(url.path(), "" | "/") || url.query().is_some() {
-        return Err(bad("there is something after the host"));
-    }
-    let (encryption, port) = match (url.scheme(), config.starttls) {
-        ("smtps", None) => (Encryption::Wrapped, 465),
-        ("smtps", Some(_)) => return Err("starttls goes with smtp://; smtps:// is encrypted already".to_owned()),
-        ("smtp", Some(StartTls::Required)) => (Encryption::StartTlsRequired, 587),
-        ("smtp", Some(StartTls::WhenOffered)) => (Encryption::StartTlsWhenOffered, 25),
-        ("smtp", Some(StartTls::Never)) => (Encryption::Never, 25),
-        // A password never travels in the clear unless someone says so.
-        ("smtp", None) if credentials.is_some() => (Encryption::StartTlsRequired, 587),
-        ("smtp", None) => (Encryption::StartTlsWhenOffered, 25),
-        (other, _) => return Err(bad(&format!("{other}:// is not supported"))),
+fn templates(texts: &TemplateTexts) -> Result<Templates, String> {
+    let (subject, text, html) =
+        (own_text("subject", &texts.subject)?, own_text("text", &texts.text)?, own_text("html", &texts.html)?);
+    Templates::new(subject.as_deref(), text.as_deref(), html.as_deref())
+}
+
+fn own_text(key: &str, given: &Option<toml::Value>) -> Result<Option<String>, String> {
+    let file = |table: &toml::Table| match (table.len(), table.get("file")) {
+        (1, Some(toml::Value::String(path))) => Some(path.clone()),
+        _ => None,
     };
-    Ok(Server {
-        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
-        port: url.port().unwrap_or(port),
-        encryption,
-        credentials,
-        timeout: config.timeout,
-        idle: Mutex::new(Vec::new()),
-    })
+    match given {
+        None => Ok(None),
+        Some(toml::Value::String(text)) => Ok(Some(text.clone())),
+        Some(toml::Value::Table(table)) if file(table).is_some() => {
+            let path = file(table).unwrap_or_default();
+            let text = std::fs::read_to_string(&path).map_err(|e| format!("templates.{key} = {{ file = \"{path}\" }}: {e}"))?;
+            Ok(Some(text))
+        }
+        Some(_) => Err(format!("templates.{key} is neither a text nor {{ file = \"path\" }}")),
+    }
 }
 
 fn mailbox(text: &str) -> Result<Mailbox, String> {
@@ -145,6 +172,9 @@ fn mailboxes(texts: &[String]) -> Result<Vec<Mailbox>, String> {
 struct Head {
     mail_from: String,
     rcpt_to: Vec<String>,
+    /// Its Message-ID; replies refer to it.
+    #[serde(default)]
+    id: Option<String>,
 }
 
 fn freeze(head: &Head, message: &[u8]) -> Result<Vec<u8>, String> {
@@ -154,14 +184,14 @@ fn freeze(head: &Head, message: &[u8]) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn thaw(request: &[u8]) -> Result<(Envelope, &[u8]), String> {
+fn thaw(request: &[u8]) -> Result<(Envelope, &[u8], Option<String>), String> {
     let at = request.iter().position(|b| *b == b'\n').ok_or("the frozen mail has no envelope")?;
     let head: Head = serde_json::from_slice(&request[..at]).map_err(|e| format!("the frozen envelope cannot be read: {e}"))?;
     let wrong = |e: &dyn std::error::Error| format!("the frozen envelope is wrong: {e}");
     let from: Address = head.mail_from.parse().map_err(|e| wrong(&e))?;
     let to = head.rcpt_to.iter().map(|a| a.parse::<Address>()).collect::<Result<Vec<_>, _>>().map_err(|e| wrong(&e))?;
     let envelope = Envelope::new(Some(from), to).map_err(|e| wrong(&e))?;
-    Ok((envelope, &request[at + 1..]))
+    Ok((envelope, &request[at + 1..], head.id))
 }
 
 impl Email {
@@ -181,23 +211,86 @@ impl Email {
 
 const NO_ADDRESS: &str = "nobody to write to: give the route an address or the handler a `to`";
 
+impl Email {
+    /// Of one decision, or of several that go to the same recipients.
+    fn order(&self, jobs: &[Job], now: DateTime<Utc>) -> Result<Vec<u8>, String> {
+        let job = jobs.first().ok_or("a mail of no decisions")?;
+        let to = self.recipients(job)?;
+        let id = message_id(&job.id, &self.from.email);
+        let content = order::content(&self.templates, jobs, |job| self.line_links(job, &to, now));
+        let decision = (jobs.len() == 1).then_some(job.decision.decision_id);
+        let name = if jobs.len() == 1 { job.decision.kind.as_str() } else { "orders" };
+        let csv = Some((format!("{name}-{}.csv", job.decision.decision_id), order::csv(jobs)));
+        // A later decision on the same proposal goes into the thread of the first.
+        let opening = (job.decision.proposal_id != job.decision.decision_id && jobs.len() == 1).then(|| self.opening(job));
+        let mail = Mail { from: &self.from, to: &to, id: &id, answers: opening.as_deref(), content, csv, decision };
+        self.freeze(&id, &to, &message::compose(mail, now)?)
+    }
+
+    fn reply(&self, job: &Job, update: &Update, now: DateTime<Utc>) -> Result<Vec<u8>, String> {
+        let to = self.recipients(job)?;
+        let id = message_id(&job.id, &self.from.email);
+        // What the first send gave: the id of its mail, which may have been a digest.
+        let parent = update.reference.as_deref().filter(|r| message::is_message_id(r));
+        let content = update::content(job, &update.change);
+        let decision = Some(job.decision.decision_id);
+        let mail = Mail { from: &self.from, to: &to, id: &id, answers: parent, content, csv: None, decision };
+        self.freeze(&id, &to, &message::compose(mail, now)?)
+    }
+
+    /// Message-ID of the mail that opened the proposal on this route.
+    fn opening(&self, job: &Job) -> String {
+        let effect = EffectId { decision_id: job.decision.proposal_id, route_id: job.id.route_id.clone() };
+        message_id(&effect, &self.from.email)
+    }
+
+    fn freeze(&self, id: &str, to: &[Mailbox], message: &[u8]) -> Result<Vec<u8>, String> {
+        let rcpt_to = to.iter().map(|m| m.email.to_string()).collect();
+        freeze(&Head { mail_from: self.from.email.to_string(), rcpt_to, id: Some(id.to_owned()) }, message)
+    }
+
+    fn line_links(&self, job: &Job, to: &[Mailbox], now: DateTime<Utc>) -> Option<LineLinks> {
+        let links = self.links.as_ref()?;
+        let by = to.iter().map(|m| m.email.to_string()).collect::<Vec<_>>().join(", ");
+        let quantity = job.decision.quantity.map(|q| format!("{q} × ")).unwrap_or_default();
+        let what = text::cut(format!("{quantity}{}", order::what(&job.decision)), LINK_TEXT);
+        let url = |moved: Move| {
+            let ends_at = now.timestamp_millis() + LIFETIME_MS;
+            let (via, by, what) = (self.name.clone(), text::cut(by.clone(), LINK_TEXT), what.clone());
+            links.url(&Claim { proposal_id: job.decision.proposal_id, moved, ends_at, via, by, what })
+        };
+        Some(LineLinks { acknowledge: url(Move::Acknowledge), snooze: url(Move::Snooze) })
+    }
+}
+
 impl Handler for Email {
     fn guarantee(&self) -> Guarantee {
         Guarantee::BestEffort
     }
 
+    fn follows(&self) -> bool {
+        true
+    }
+
     fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String> {
-        let to = self.recipients(job)?;
-        let message = message::compose(job, &self.from, &to, now)?;
-        let rcpt_to = to.iter().map(|m| m.email.to_string()).collect();
-        let head = Head { mail_from: self.from.email.to_string(), rcpt_to };
-        freeze(&head, &message.formatted())
+        match &job.update {
+            None => self.order(std::slice::from_ref(job), now),
+            Some(update) => self.reply(job, update, now),
+        }
+    }
+
+    fn digests(&self) -> bool {
+        true
+    }
+
+    fn prepare_digest(&self, jobs: &[Job], now: DateTime<Utc>) -> Result<Vec<u8>, String> {
+        self.order(jobs, now)
     }
 
     fn send<'a>(&'a self, _job: &'a Job, request: &'a [u8], _now: DateTime<Utc>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             match thaw(request) {
-                Ok((envelope, message)) => self.server.send(&envelope, message).await,
+                Ok((envelope, message, id)) => self.server.send(&envelope, message, id.as_deref()).await,
                 Err(reason) => Verdict::Permanent { reason },
             }
         })

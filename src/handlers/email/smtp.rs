@@ -20,6 +20,7 @@ use crate::handlers::{Blame, Verdict};
 const IDLE: Duration = Duration::from_secs(30);
 const MAX_IDLE: usize = 4;
 const RECIPIENT: &str = "taking a recipient";
+const NO_STARTTLS: &str = "the mail server does not offer STARTTLS, and without it nothing is sent; is its port for smtps://?";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
@@ -34,6 +35,7 @@ pub struct Server {
     pub host: String,
     pub port: u16,
     pub encryption: Encryption,
+    pub tls: TlsParameters,
     pub credentials: Option<Credentials>,
     /// For each step of the dialogue.
     pub timeout: Duration,
@@ -48,7 +50,8 @@ enum Fault {
 }
 
 impl Server {
-    pub async fn send(&self, envelope: &Envelope, message: &[u8]) -> Verdict {
+    /// `reference`: what names the mail once it is taken.
+    pub async fn send(&self, envelope: &Envelope, message: &[u8], reference: Option<&str>) -> Verdict {
         let mut connection = match self.begin(envelope).await {
             Ok(connection) => connection,
             Err(fault) => return judge_before(fault),
@@ -56,7 +59,10 @@ impl Server {
         let verdict = match self.limit("taking the message", connection.message(message)).await {
             Ok(answer) => {
                 let said: Vec<&str> = answer.message().collect();
-                Verdict::Done { response: Some(format!("{} {}", answer.code(), said.join(" "))), reference: None }
+                Verdict::Done {
+                    response: Some(format!("{} {}", answer.code(), said.join(" "))),
+                    reference: reference.map(str::to_owned),
+                }
             }
             // From the first byte of the message on, only the server's word says what became of it.
             Err(Fault::Smtp(_, e)) if e.is_transient() => retry(print("taking the message", &e), Blame::Target),
@@ -102,21 +108,20 @@ impl Server {
 
     async fn connect(&self) -> Result<AsyncSmtpConnection, Fault> {
         let hello = ClientId::default();
-        let tls = || TlsParameters::new(self.host.clone()).map_err(|e| Fault::Smtp("preparing TLS", e));
-        let wrapped = if self.encryption == Encryption::Wrapped { Some(tls()?) } else { None };
+        let wrapped = (self.encryption == Encryption::Wrapped).then(|| self.tls.clone());
         let dial =
             AsyncSmtpConnection::connect_tokio1((self.host.as_str(), self.port), Some(self.timeout), &hello, wrapped, None);
         let mut connection = self.limit("connecting", dial).await?;
         let upgrade = match self.encryption {
             Encryption::StartTlsRequired if !connection.can_starttls() => {
-                return Err(Fault::Refused("the mail server does not offer STARTTLS, and starttls = \"required\"".to_owned()));
+                return Err(Fault::Refused(NO_STARTTLS.to_owned()));
             }
             Encryption::StartTlsRequired => true,
             Encryption::StartTlsWhenOffered => connection.can_starttls(),
             Encryption::Wrapped | Encryption::Never => false,
         };
         if upgrade {
-            self.limit("encrypting", connection.starttls(tls()?, &hello)).await?;
+            self.limit("encrypting", connection.starttls(self.tls.clone(), &hello)).await?;
         }
         if let Some(credentials) = &self.credentials {
             self.limit("authenticating", connection.auth(DEFAULT_MECHANISMS, credentials)).await?;
@@ -164,5 +169,9 @@ fn retry(reason: String, blame: Blame) -> Verdict {
 }
 
 fn print(step: &str, e: &Error) -> String {
-    format!("mail server, {step}: {e}")
+    let told = format!("mail server, {step}: {e}");
+    match told.contains("certificate") {
+        true => format!("{told}; if your own CA has signed it, name that CA with ca_file"),
+        false => told,
+    }
 }

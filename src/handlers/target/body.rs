@@ -4,45 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::handlers::Job;
-
-/// Fields that a template may name, beside `route.*` and what lies inside `inputs` and `caused_by`.
-const FIELDS: &[&str] = &[
-    "decision_id",
-    "proposal_id",
-    "organisation",
-    "shop",
-    "variant_id",
-    "inventory_item_id",
-    "location_id",
-    "sku",
-    "title",
-    "vendor",
-    "rule_id",
-    "rule_version",
-    "kind",
-    "severity",
-    "quantity",
-    "available",
-    "inputs",
-    "reason",
-    "caused_by",
-    "seq",
-    "decided_at",
-    "route",
-];
-
-/// The decision as recorded, with `route` (id, to and its settings) in place of `routes`: what the other routes say, addresses for
-/// example, is nobody else's business.
-pub fn document(job: &Job) -> Map<String, Value> {
-    let mut document = job.recorded.clone();
-    document.remove("routes");
-    let mut route = job.route.settings.clone();
-    route.insert("to".to_owned(), Value::String(job.route.to.clone()));
-    route.insert("id".to_owned(), Value::String(job.id.route_id.clone()));
-    document.insert("route".to_owned(), Value::Object(route));
-    document
-}
+use crate::handlers::placeholders::{FIELDS, find, is_field, print};
 
 /// A body of the customer's own making: a table whose texts may hold `{{field}}`. A text that is nothing but `{{field}}` becomes
 /// the field's value as it is (a number stays a number); within other text the value is printed. Values stay values: nothing in a
@@ -55,12 +17,10 @@ impl Template {
         let mut unknown = BTreeSet::new();
         visit(&body, &mut |text| {
             for part in parts(text) {
-                if let Part::Field(path) = part {
-                    let (root, rest) = path.split_once('.').map_or((path, None), |(root, rest)| (root, Some(rest)));
-                    let nested = matches!(root, "route" | "inputs" | "caused_by");
-                    if !FIELDS.contains(&root) || (rest.is_some() && !nested) {
-                        unknown.insert(path.to_owned());
-                    }
+                if let Part::Field(path) = part
+                    && !is_field(path)
+                {
+                    unknown.insert(path.to_owned());
                 }
             }
         });
@@ -115,26 +75,16 @@ fn fill(value: &Value, document: &Map<String, Value>) -> Value {
         Value::Object(fields) => Value::Object(fields.iter().map(|(k, v)| (k.clone(), fill(v, document))).collect()),
         Value::String(text) => match parts(text).as_slice() {
             [Part::Field(path)] => find(document, path).clone(),
-            parts => Value::String(parts.iter().map(|p| print(p, document)).collect()),
+            parts => Value::String(parts.iter().map(|p| printed(p, document)).collect()),
         },
         other => other.clone(),
     }
 }
 
-fn find<'a>(document: &'a Map<String, Value>, path: &str) -> &'a Value {
-    let mut steps = path.split('.');
-    let first = steps.next().and_then(|root| document.get(root));
-    steps.fold(first, |found, step| found.and_then(|v| v.get(step))).unwrap_or(&Value::Null)
-}
-
-fn print(part: &Part<'_>, document: &Map<String, Value>) -> String {
+fn printed(part: &Part<'_>, document: &Map<String, Value>) -> String {
     match part {
         Part::Text(text) => (*text).to_owned(),
-        Part::Field(path) => match find(document, path) {
-            Value::Null => String::new(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        },
+        Part::Field(path) => print(find(document, path)),
     }
 }
 

@@ -35,7 +35,7 @@ pub use address::{Lookup, RefusedAddress, SystemLookup, not_public};
 use self::body::Template;
 use self::sign::SigningKey;
 use super::registry::{duration_text, read_config};
-use super::{Blame, Context, Guarantee, Handler, Job, Verdict};
+use super::{Blame, Context, Guarantee, Handler, Job, Verdict, placeholders};
 use crate::config::SecretRef;
 
 /// Most of an answer that is read.
@@ -160,7 +160,7 @@ impl Handler for Target {
     }
 
     fn prepare(&self, job: &Job, _now: DateTime<Utc>) -> Result<Vec<u8>, String> {
-        let document = body::document(job);
+        let document = placeholders::document(job);
         let body = match &self.template {
             None => Value::Object(document),
             Some(template) => template.fill(&document),

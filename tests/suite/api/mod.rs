@@ -5,6 +5,7 @@ mod deliveries;
 mod http;
 mod inbound;
 mod life;
+mod links;
 mod ports;
 mod probes;
 mod queries;

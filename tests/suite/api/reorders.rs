@@ -94,6 +94,7 @@ pub async fn desk_with(limits: Limits, listeners: Vec<Listener>) -> Desk {
         decision: "{}".into(),
         route: "{}".into(),
         due_at: DateTime::UNIX_EPOCH,
+        digest: None,
     };
     let batch = Batch { opened, rows: vec![row(1, "0"), row(2, "0")], changes: vec![] };
     site.store.inner.plan(partition, epoch, &batch).await.expect("plan");

@@ -16,7 +16,7 @@ use stockwarden::adapters::embedded::sqlite::SqliteStore;
 use stockwarden::api::{ApiContext, Limits, Listener, NodeRole, ReorderParts, Server, serve};
 use stockwarden::events::record::{RecordBatch, Topic};
 use stockwarden::ports::registry::{Role, ShopEntry, ShopKind, TokenEntry};
-use stockwarden::ports::{EventLog as _, Registry as _};
+use stockwarden::ports::{EventLog as _, Moves, Registry as _};
 use stockwarden::telemetry::metrics::Metrics;
 use stockwarden::vault::Vault;
 use tempfile::TempDir;
@@ -72,11 +72,20 @@ impl Site {
     }
 
     pub async fn with(limits: Limits, roles: Vec<NodeRole>) -> Site {
-        Site::listening(limits, roles, Vec::new()).await
+        Site::build(limits, roles, Vec::new(), None).await
     }
 
     /// With handlers whose targets talk back.
     pub async fn listening(limits: Limits, roles: Vec<NodeRole>, listeners: Vec<Listener>) -> Site {
+        Site::build(limits, roles, listeners, None).await
+    }
+
+    /// A node with all roles whose moves are carried out by `moves`.
+    pub async fn moving(moves: Arc<dyn Moves>) -> Site {
+        Site::build(Limits::default(), NodeRole::ALL.to_vec(), Vec::new(), Some(moves)).await
+    }
+
+    async fn build(limits: Limits, roles: Vec<NodeRole>, listeners: Vec<Listener>, moves: Option<Arc<dyn Moves>>) -> Site {
         // Already installed by another test, or installed now: either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().expect("folder");
@@ -101,7 +110,7 @@ impl Site {
             limits,
             reorders: ReorderParts {
                 list: list.clone(),
-                moves: Arc::new(Mover::new(log.clone(), list.clone(), queries.clone(), Arc::new(clock))),
+                moves: moves.unwrap_or_else(|| Arc::new(Mover::new(log.clone(), list.clone(), queries.clone(), Arc::new(clock)))),
                 ledger: list,
                 kinds: [("erp".into(), "target".into()), ("mail".into(), "email".into())].into(),
             },

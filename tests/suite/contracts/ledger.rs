@@ -52,6 +52,7 @@ fn row(n: u128) -> Planned {
         decision: format!("{{\"n\":{n}}}"),
         route: "{\"to\":\"ä\"}".into(),
         due_at: at(0),
+        digest: None,
     }
 }
 
@@ -109,6 +110,7 @@ async fn a_planned_row_reads_back_and_is_planned_once(site: &Site) {
             possible_duplicate: false,
             updated_at: got.updated_at,
             sender_epoch: None,
+            shared_by: Vec::new(),
             update: None,
         }
     );
@@ -142,6 +144,7 @@ async fn rows_become_due_and_go_out_the_longest_due_first(site: &Site) {
             possible_duplicate: false,
             updated_at: at(99),
             sender_epoch: Some(epoch),
+            shared_by: Vec::new(),
             update: None,
         }
     );

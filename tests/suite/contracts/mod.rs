@@ -1,5 +1,6 @@
 //! One suite a port, run over every adapter.
 
+mod digest;
 mod event_log;
 mod ledger;
 mod owners;

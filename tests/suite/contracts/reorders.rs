@@ -57,6 +57,7 @@ fn row(n: u128, route: &str, handler: &str) -> Planned {
         decision: format!("{{\"n\":{n}}}"),
         route: "{}".into(),
         due_at: at(0),
+        digest: None,
     }
 }
 

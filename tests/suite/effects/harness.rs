@@ -188,6 +188,7 @@ pub fn planned(n: u128, handler: &str, decision: &Decision, route: &Route) -> Pl
         decision: serde_json::to_string(decision).expect("JSON"),
         route: serde_json::to_string(route).expect("JSON"),
         due_at: "2026-11-20T10:00:00Z".parse().expect("time"),
+        digest: None,
     }
 }
 

@@ -3,6 +3,10 @@
 mod crash;
 mod dispatching;
 mod email;
+mod email_digest;
+mod email_server;
+mod email_templates;
+mod email_tls;
 mod harness;
 mod log;
 mod sending;

@@ -25,6 +25,7 @@ pub(in crate::adapters) fn schema() -> Migrator {
         (1, "first", include_str!("../../../../migrations/sqlite/0001_first.sql")),
         (2, "nodes", include_str!("../../../../migrations/sqlite/0002_nodes.sql")),
         (3, "reorders", include_str!("../../../../migrations/sqlite/0003_reorders.sql")),
+        (4, "digests", include_str!("../../../../migrations/sqlite/0004_digests.sql")),
     ])
 }
 

@@ -7,7 +7,7 @@ use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
 use sqlx::{QueryBuilder, Row};
 use uuid::Uuid;
 
-use super::{SqliteStore, json, micros, reorders, time_of};
+use super::{SqliteStore, digest, json, micros, reorders, time_of};
 use crate::adapters::sql::{Fault, LIST_LIMIT, fenced, known, printable};
 use crate::events::record::Partition;
 use crate::ports::ledger::{Batch, Count, Effect, EffectFilter, EffectId, EffectState, Ledger, Planned, Settled, UpdateOf};
@@ -28,7 +28,7 @@ macro_rules! claim {
         concat!(
             "select e.*, ",
             first!(),
-            " from effect e where e.handler = $1 and e.partition in (select value from json_each($2)) and ",
+            " from effect e where e.handler = $1 and e.leader is null and e.partition in (select value from json_each($2)) and ",
             $due,
             " and e.seq = (select o.seq from effect o where o.handler = e.handler and o.order_key = e.order_key \
              and o.state in ('planned', 'sending', 'ambiguous') order by o.decision_offset, o.seq limit 1) \
@@ -106,16 +106,19 @@ impl Ledger for SqliteStore {
 
     fn retry<'a>(&'a self, id: &'a EffectId, now: DateTime<Utc>) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(self.write("retrying an effect", async move |c| {
-            let done = sqlx::query(
-                "update effect set state = 'planned', due_at = $3, updated_at = $3 \
-                 where decision_id = $1 and route_id = $2 and state = 'failed'",
+            let retried: Option<i64> = sqlx::query_scalar(
+                "update effect set state = 'planned', due_at = $3, updated_at = $3 where state = 'failed' \
+                 and seq = (select ifnull(leader, seq) from effect where decision_id = $1 and route_id = $2) returning seq",
             )
             .bind(id.decision_id.to_string())
             .bind(&id.route_id)
             .bind(micros(now))
-            .execute(c)
+            .fetch_optional(&mut *c)
             .await?;
-            Ok(done.rows_affected() == 1)
+            if let Some(seq) = retried {
+                digest::follow(c, seq).await?;
+            }
+            Ok(retried.is_some())
         }))
     }
 
@@ -166,8 +169,8 @@ async fn plan(c: &mut SqliteConnection, partition: Partition, epoch: Epoch, batc
     for r in &batch.rows {
         let done = sqlx::query(
             "insert into effect (partition, state, updated_at, decision_id, route_id, handler, organisation, shop, order_key, \
-             decision_offset, decision, route, due_at) \
-             values ($1, 'planned', cast(unixepoch('subsec') * 1000000 as integer), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+             decision_offset, decision, route, due_at, digest) \
+             values ($1, 'planned', cast(unixepoch('subsec') * 1000000 as integer), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
              on conflict (decision_id, route_id) do nothing",
         )
         .bind(partition)
@@ -181,6 +184,7 @@ async fn plan(c: &mut SqliteConnection, partition: Partition, epoch: Epoch, batc
         .bind(&r.decision)
         .bind(&r.route)
         .bind(micros(r.due_at))
+        .bind(&r.digest)
         .execute(&mut *c)
         .await?;
         new += done.rows_affected();
@@ -232,6 +236,7 @@ async fn claim(
         effects.push((seq, effect));
     }
     effects.sort_by_key(|(seq, e)| (e.planned.due_at, e.planned.offset, *seq));
+    digest::gather(c, handler, &numbers, now, &mut effects).await?;
     Ok(effects.into_iter().map(|(_, e)| e).collect())
 }
 
@@ -247,19 +252,22 @@ async fn release(
     let mut released = 0;
     for &(partition, ours) in partitions {
         check(c, partition, ours).await?;
-        let done = sqlx::query(
+        let given_back: Vec<i64> = sqlx::query_scalar(
             "update effect set state = case when request is null then 'planned' else 'ambiguous' end, sender_epoch = null, \
-             updated_at = $5 where handler = $1 and state = 'sending' and partition = $2 and sender_epoch = $3 \
-             and decision_id || '/' || route_id not in (select value from json_each($4))",
+             updated_at = $5 where handler = $1 and leader is null and state = 'sending' and partition = $2 and sender_epoch = $3 \
+             and decision_id || '/' || route_id not in (select value from json_each($4)) returning seq",
         )
         .bind(handler)
         .bind(partition)
         .bind(ours)
         .bind(&known)
         .bind(micros(now))
-        .execute(&mut *c)
+        .fetch_all(&mut *c)
         .await?;
-        released += done.rows_affected();
+        for seq in &given_back {
+            digest::follow(c, *seq).await?;
+        }
+        released += given_back.len() as u64;
     }
     Ok(released)
 }
@@ -304,9 +312,9 @@ async fn settle(c: &mut SqliteConnection, id: &EffectId, epoch: Epoch, how: Sett
     .bind(reference.as_deref().map(printable))
     .bind(duplicate)
     .bind(micros(now))
-    .execute(c)
+    .execute(&mut *c)
     .await?;
-    Ok(())
+    digest::follow(c, seq).await
 }
 
 async fn list(c: &mut SqliteConnection, filter: EffectFilter) -> Result<Vec<Effect>, Fault> {
@@ -331,7 +339,7 @@ fn id_of(stored: &str) -> Result<Uuid, Fault> {
     stored.parse().map_err(|_| Fault::Other(format!("the stored decision id {stored:?} is not a UUID")))
 }
 
-fn read(row: &SqliteRow) -> Result<Effect, Fault> {
+pub(super) fn read(row: &SqliteRow) -> Result<Effect, Fault> {
     let decision: &str = row.try_get("decision_id")?;
     Ok(Effect {
         planned: Planned {
@@ -345,6 +353,7 @@ fn read(row: &SqliteRow) -> Result<Effect, Fault> {
             decision: row.try_get("decision")?,
             route: row.try_get("route")?,
             due_at: time_of(row.try_get("due_at")?)?,
+            digest: row.try_get("digest")?,
         },
         state: known("state", row.try_get("state")?, EffectState::parse)?,
         attempts: row.try_get("attempts")?,
@@ -354,6 +363,7 @@ fn read(row: &SqliteRow) -> Result<Effect, Fault> {
         possible_duplicate: row.try_get("possible_duplicate")?,
         updated_at: time_of(row.try_get("updated_at")?)?,
         sender_epoch: row.try_get("sender_epoch")?,
+        shared_by: Vec::new(),
         update: update_of(row)?,
     })
 }

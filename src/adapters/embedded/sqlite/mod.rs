@@ -7,6 +7,7 @@
 //! To add an operation: see `adapters/postgres`, which is laid out alike.
 
 mod connect;
+mod digest;
 mod ledger;
 mod owners;
 mod registry;
