@@ -19,6 +19,8 @@
 //! The store's fence, not the consumer group, says who may settle: a send that was under way when the partition was revoked still
 //! settles while nobody has taken a newer epoch, and changes nothing afterwards.
 //!
+//! Some handlers can also be searched for effects that happened twice all the same; [`sweeper`] does that between sends.
+//!
 //! Senders share nothing: own claims, own limit of sends under way, own circuit breaker. One that hangs delays no other.
 
 mod breaker;
@@ -27,6 +29,7 @@ mod health;
 mod outcome;
 mod ownership;
 mod sender;
+mod sweeper;
 
 pub use breaker::{Backoff, Breaker, BreakerState, Gate};
 pub use clock::{Clock, Environment, Random};

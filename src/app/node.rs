@@ -73,7 +73,7 @@ impl Node {
                 "this kind of handler comes with a later version; what is routed there fails, and can be retried then"
             );
         }
-        let handlers = build_handlers(usable, env).map_err(|problems| {
+        let handlers = build_handlers(usable, env, config.http.public_url.as_deref()).map_err(|problems| {
             let told: Vec<_> = problems.into_iter().map(|(_, why)| why).collect();
             Fault::new("the handlers are not configured well")
                 .because(told.join("; "))
@@ -194,8 +194,9 @@ fn default_address(bound: SocketAddr) -> Option<String> {
 pub fn build_handlers<'c>(
     configured: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
     env: &Env,
+    public_url: Option<&str>,
 ) -> Result<Handlers, Vec<(String, String)>> {
-    Handlers::build(configured, env, Arc::new(SystemLookup))
+    Handlers::build_at(configured, env, Arc::new(SystemLookup), public_url)
         .map_err(|problems| problems.into_iter().map(|p| (p.handler().to_owned(), p.to_string())).collect())
 }
 

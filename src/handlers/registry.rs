@@ -18,6 +18,8 @@ pub struct Context {
     pub env: Env,
     /// How names become addresses; the system's, except in tests.
     pub lookup: Arc<dyn super::target::Lookup>,
+    /// Where people reach this installation, for links in what is sent.
+    pub public_url: Option<String>,
 }
 
 type Build = fn(toml::Table, &Context) -> Result<Arc<dyn Handler>, String>;
@@ -28,11 +30,14 @@ struct Kind {
 }
 
 /// Add a kind here.
-const KINDS: &[Kind] =
-    &[Kind { name: "email", build: super::email::build }, Kind { name: "target", build: super::target::build }];
+const KINDS: &[Kind] = &[
+    Kind { name: "email", build: super::email::build },
+    Kind { name: "jira", build: super::jira::build },
+    Kind { name: "target", build: super::target::build },
+];
 
 /// Kinds that the configuration may name and that this version does not have.
-const PLANNED_KINDS: &[&str] = &["jira", "slack", "shopify-transfer"];
+const PLANNED_KINDS: &[&str] = &["slack", "shopify-transfer"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
@@ -130,11 +135,26 @@ impl Handlers {
         env: &Env,
         lookup: Arc<dyn super::target::Lookup>,
     ) -> Result<Handlers, Vec<Problem>> {
+        Handlers::build_at(configs, env, lookup, None)
+    }
+
+    /// The same, for an installation that people reach at `public_url`.
+    pub fn build_at<'c>(
+        configs: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
+        env: &Env,
+        lookup: Arc<dyn super::target::Lookup>,
+        public_url: Option<&str>,
+    ) -> Result<Handlers, Vec<Problem>> {
         install_tls();
         let mut handlers = Handlers::default();
         let mut errors = Vec::new();
         for (name, config) in configs {
-            let context = Context { name: name.clone(), env: env.clone(), lookup: lookup.clone() };
+            let context = Context {
+                name: name.clone(),
+                env: env.clone(),
+                lookup: lookup.clone(),
+                public_url: public_url.map(str::to_owned),
+            };
             match build_one(config, &context) {
                 Ok(instance) => handlers.insert(instance),
                 Err(e) => errors.push(e),
@@ -266,7 +286,7 @@ mod tests {
         for kind in PLANNED_KINDS {
             let error = build(&format!("[x]\nkind = \"{kind}\"\ntoken = \"t\"")).expect_err("refused");
             assert!(error.contains("[handlers.x]") && error.contains(kind) && error.contains("later version"), "{error}");
-            assert!(error.contains("email, target"), "{error}");
+            assert!(error.contains("email, jira, target"), "{error}");
         }
         assert!(build("[x]\nkind = \"fax\"").expect_err("refused").contains("no kind \"fax\""));
     }
