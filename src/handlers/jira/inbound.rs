@@ -1,4 +1,7 @@
 //! What people do with an issue in Jira: a webhook for `jira:issue_updated`, made by an administrator of the site, with a secret.
+//!
+//! Transitions that we make come back as well. They ask for what the proposal is already, or for less, and so change nothing, as long
+//! as `transitions` and `status_map` mean the same.
 
 use std::time::Duration;
 
@@ -16,8 +19,8 @@ use crate::events::fact::{Move, MoveDetails};
 use crate::handlers::Verdict;
 use crate::ports::inbound::{Asked, Heard, Inbound, Refusal, Request, Subject};
 
-/// Jira waits for the answer meanwhile.
-const LOOK_UP: Duration = Duration::from_secs(3);
+/// Jira waits for the answer meanwhile, and the API for a little more than this.
+const LOOK_UP: Duration = Duration::from_secs(2);
 /// Longest name of a person that is kept.
 const NAME_LIMIT: usize = 100;
 

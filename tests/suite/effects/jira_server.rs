@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
+use stockwarden::actors::effects::Clock;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::harness::TestClock;
 use crate::support::stand_in;
 
 pub const EMAIL: &str = "bot@example.com";
@@ -29,8 +33,8 @@ pub struct Issue {
     pub comments: Vec<Value>,
     /// Index into [`STATUSES`].
     status: usize,
-    /// Searches that it takes part in begin with this one.
-    visible_from: usize,
+    /// From when on searches see it.
+    visible_from: DateTime<Utc>,
 }
 
 impl Issue {
@@ -85,12 +89,20 @@ pub struct State {
     pub issues: Vec<Issue>,
     /// (part of "METHOD path" that the request has to begin with, what goes wrong with it), each once.
     faults: VecDeque<(&'static str, Fault)>,
-    /// Searches that an issue is not seen by.
-    pub index_late: usize,
+    /// For how long searches do not see an issue.
+    index_late: Duration,
+    /// Of the test; without one nothing is late.
+    clock: Option<TestClock>,
     pub searches: usize,
     /// "METHOD path" of each request.
     pub seen: Vec<String>,
     pub bodies: Vec<String>,
+}
+
+impl State {
+    fn now(&self) -> DateTime<Utc> {
+        self.clock.as_ref().map_or(DateTime::UNIX_EPOCH, Clock::now)
+    }
 }
 
 #[derive(Clone)]
@@ -112,6 +124,14 @@ impl JiraServer {
         server
     }
 
+    /// One whose searches see an issue so long after it was made.
+    pub async fn with_late_index(clock: &TestClock, late: Duration) -> JiraServer {
+        let server = JiraServer::start().await;
+        server.state().clock = Some(clock.clone());
+        server.state().index_late = late;
+        server
+    }
+
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("lock")
     }
@@ -125,17 +145,12 @@ impl JiraServer {
         self.state().issues.clone()
     }
 
-    /// All that is there is seen by searches from now on.
-    pub fn index(&self) {
-        self.state().issues.iter_mut().for_each(|i| i.visible_from = 0);
-    }
-
     /// As with the button in Jira: labels and texts are copied, properties are not.
     pub fn clone_issue(&self, index: usize) {
         let mut state = self.state();
         let original = state.issues[index].clone();
         let id = next_id(&state);
-        let copy = Issue { id, properties: BTreeMap::new(), comments: vec![], visible_from: 0, ..original };
+        let copy = Issue { id, properties: BTreeMap::new(), comments: vec![], ..original };
         state.issues.push(copy);
     }
 
@@ -216,7 +231,7 @@ fn create(state: &mut State, body: Value) -> (&'static str, Value) {
     let properties = body["properties"].as_array().into_iter().flatten();
     let properties = properties.map(|p| (p["key"].as_str().expect("key").to_owned(), p["value"].clone())).collect();
     let id = next_id(state);
-    let visible_from = state.searches + state.index_late + 1;
+    let visible_from = state.now() + state.index_late;
     state.issues.push(Issue { id, fields, properties, comments: vec![], status: 0, visible_from });
     ("201 Created", json!({"id": id.to_string(), "key": format!("REP-{}", id - 10_000), "self": "https://jira.example"}))
 }
@@ -237,7 +252,7 @@ fn search(state: &mut State, body: &Value) -> (&'static str, Value) {
             other => panic!("not understood: {other:?}"),
         })
     };
-    let now = state.searches;
+    let now = state.now();
     let mut hits: Vec<&Issue> = state.issues.iter().filter(|i| i.visible_from <= now && fits(i)).collect();
     if order == "DESC" {
         hits.reverse();
