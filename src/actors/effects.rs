@@ -25,6 +25,8 @@
 //! A row may tell a change of the proposal instead of the decision (an *update*, planned when the change is read): it goes the same
 //! way, after the first row of its route, makes no fact, and ends unsent where that one failed or a later change came first.
 //!
+//! Some handlers can also be searched for effects that happened twice all the same; [`sweeper`] does that between sends.
+//!
 //! Senders share nothing: own claims, own limit of sends under way, own circuit breaker. One that hangs delays no other.
 
 mod breaker;
@@ -34,6 +36,7 @@ mod health;
 mod outcome;
 mod ownership;
 mod sender;
+mod sweeper;
 
 pub use breaker::{Backoff, Breaker, BreakerState, Gate};
 pub use clock::{Clock, Environment, Random};

@@ -18,12 +18,15 @@
 //!      ([`Verdict::Retry`], [`Verdict::Permanent`]), it ([`Verdict::Done`]), or who knows ([`Verdict::Ambiguous`]). In doubt
 //!      it is ambiguous.
 //!    - [`Handler::resolve`], where the target can be asked whether it has seen the request.
+//!    - [`Handler::sweep`], where what happened twice all the same can be found and undone.
 //!    - [`Handler::guarantee`] is what all that amounts to; the table in the docs is made of it.
 //! 3. One line in `registry::KINDS`.
 //! 4. Tests in `tests/suite/effects/` against a stand-in that commits and then drops the connection, hangs, throttles and
 //!    answers nonsense; `send` and `prepare` alone make no exactly-once.
 
 pub mod email;
+mod http;
+pub mod jira;
 mod placeholders;
 mod redactor;
 pub mod registry;
@@ -182,6 +185,11 @@ pub trait Handler: Send + Sync + 'static {
         None
     }
 
+    /// The search for effects that happened twice all the same, where the target can be searched.
+    fn sweep(self: Arc<Self>) -> Option<Arc<dyn Sweep>> {
+        None
+    }
+
     /// The request, built once for an effect. An error is permanent and says what is to be mended.
     fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String>;
 
@@ -207,10 +215,29 @@ pub trait Handler: Send + Sync + 'static {
     fn send<'a>(&'a self, job: &'a Job, request: &'a [u8], now: DateTime<Utc>) -> BoxFuture<'a, Verdict>;
 
     /// Asks the target about a request whose outcome is unknown.
-    fn resolve<'a>(&'a self, _job: &'a Job, _request: &'a [u8]) -> BoxFuture<'a, Resolution> {
+    fn resolve<'a>(&'a self, _job: &'a Job, _request: &'a [u8], _now: DateTime<Utc>) -> BoxFuture<'a, Resolution> {
         Box::pin(async { Resolution::CannotAsk })
     }
 
     /// What must never be seen in a log or a stored answer.
     fn secrets(&self) -> Vec<String>;
+}
+
+/// An effect that the target shows more than once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Twins {
+    pub effect: EffectId,
+    /// As [`Verdict::Done::reference`] has them, all of the same effect.
+    pub references: Vec<String>,
+}
+
+/// Looks for effects that happened twice, and mends them. The ledger says which one stays: it is what moves and updates refer to.
+pub trait Sweep: Send + Sync + 'static {
+    fn every(&self) -> Duration;
+
+    /// What has happened twice since about the last call.
+    fn twins(&self, now: DateTime<Utc>) -> BoxFuture<'_, Result<Vec<Twins>, String>>;
+
+    /// Undoes all of them but `keep`, one of `twins.references`.
+    fn keep<'a>(&'a self, twins: &'a Twins, keep: &'a str, now: DateTime<Utc>) -> BoxFuture<'a, Result<(), String>>;
 }

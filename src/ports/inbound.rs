@@ -51,6 +51,9 @@ pub enum Refusal {
     /// 400.
     #[error("{0}")]
     Unreadable(String),
+    /// 503: what it lacks cannot be looked up now; it is to be sent again.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 pub trait Inbound: Send + Sync + 'static {

@@ -18,6 +18,7 @@ use super::digest;
 use super::health::Health;
 use super::outcome::{self, Outcomes};
 use super::ownership::{InFlight, Ownership};
+use super::sweeper;
 use crate::events::record::Partition;
 use crate::handlers::{Blame, Instance, Job, Resolution, Verdict};
 use crate::ports::Ledger;
@@ -107,6 +108,8 @@ impl Sender {
 
     /// Sends until `stop` says true or its other end is gone. What is under way then runs on; dropping the future does not end it.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let sweeper = sweeper::run(&self.instance, &self.shared);
+        tokio::pin!(sweeper);
         while !*stop.borrow() {
             // Counted from before the look, so that nothing that falls due during it is slept over.
             let begun = self.shared.env.clock.now();
@@ -114,6 +117,7 @@ impl Sender {
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = self.shared.env.clock.sleep_until(next) => {}
+                () = &mut sweeper => {}
                 changed = stop.changed() => if changed.is_err() { return },
             }
         }
@@ -279,7 +283,7 @@ impl Sender {
             },
         };
         if uncertain {
-            match self.guarded(handler.resolve(job, &request)).await {
+            match self.guarded(handler.resolve(job, &request, self.shared.env.clock.now())).await {
                 Some(Resolution::Done { response, reference }) => return Ok(self.done(response, reference, false)),
                 Some(Resolution::NotDone) => uncertain = false,
                 Some(Resolution::CannotAsk) => {}
