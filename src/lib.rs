@@ -14,6 +14,7 @@ pub mod domain;
 pub mod events;
 pub mod handlers;
 pub mod ports;
+pub mod shopify;
 pub mod sim;
 pub mod sources;
 pub mod telemetry;

@@ -34,6 +34,7 @@ use crate::handlers::Handlers;
 use crate::handlers::registry::comes_later;
 use crate::handlers::target::SystemLookup;
 use crate::ports::Queries;
+use crate::shopify::{RegisteredTokens, StoredTokens};
 use crate::telemetry::metrics::Metrics;
 
 /// How long the log may take to answer at the start.
@@ -73,13 +74,14 @@ impl Node {
                 "this kind of handler comes with a later version; what is routed there fails, and can be retried then"
             );
         }
-        let handlers = build_handlers(usable, env).map_err(|problems| {
+        let adapters = adapters::open(config, env, &config.node.name).await?;
+        let tokens = RegisteredTokens { registry: adapters.registry.clone(), vault: key.vault.clone() };
+        let handlers = build_handlers(usable, env, Arc::new(tokens)).map_err(|problems| {
             let told: Vec<_> = problems.into_iter().map(|(_, why)| why).collect();
             Fault::new("the handlers are not configured well")
                 .because(told.join("; "))
                 .mend("stockwarden check says the same without starting")
         })?;
-        let adapters = adapters::open(config, env, &config.node.name).await?;
         prepare(&adapters).await?;
         // Before anything takes part in a group: a second start by mistake must not fence the node that runs.
         api::check_listen(&config.http.listen).map_err(refused)?;
@@ -194,8 +196,9 @@ fn default_address(bound: SocketAddr) -> Option<String> {
 pub fn build_handlers<'c>(
     configured: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
     env: &Env,
+    tokens: Arc<dyn StoredTokens>,
 ) -> Result<Handlers, Vec<(String, String)>> {
-    Handlers::build(configured, env, Arc::new(SystemLookup))
+    Handlers::build_with(configured, env, Arc::new(SystemLookup), tokens)
         .map_err(|problems| problems.into_iter().map(|p| (p.handler().to_owned(), p.to_string())).collect())
 }
 

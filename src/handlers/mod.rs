@@ -26,6 +26,7 @@
 pub mod email;
 mod redactor;
 pub mod registry;
+pub mod shopify_transfer;
 pub mod target;
 
 use std::sync::Arc;
@@ -178,7 +179,7 @@ pub trait Handler: Send + Sync + 'static {
     fn send<'a>(&'a self, job: &'a Job, request: &'a [u8], now: DateTime<Utc>) -> BoxFuture<'a, Verdict>;
 
     /// Asks the target about a request whose outcome is unknown.
-    fn resolve<'a>(&'a self, _job: &'a Job, _request: &'a [u8]) -> BoxFuture<'a, Resolution> {
+    fn resolve<'a>(&'a self, _job: &'a Job, _request: &'a [u8], _now: DateTime<Utc>) -> BoxFuture<'a, Resolution> {
         Box::pin(async { Resolution::CannotAsk })
     }
 

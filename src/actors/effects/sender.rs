@@ -267,7 +267,7 @@ impl Sender {
             },
         };
         if uncertain {
-            match self.guarded(handler.resolve(job, &request)).await {
+            match self.guarded(handler.resolve(job, &request, self.shared.env.clock.now())).await {
                 Some(Resolution::Done { response, reference }) => return Ok(self.done(response, reference, false)),
                 Some(Resolution::NotDone) => uncertain = false,
                 Some(Resolution::CannotAsk) => {}

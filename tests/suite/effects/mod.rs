@@ -9,3 +9,6 @@ mod sending;
 mod tap;
 mod target;
 mod toy;
+mod transfer;
+mod transfer_once;
+mod transfer_shop;
