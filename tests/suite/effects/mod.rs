@@ -3,12 +3,12 @@
 mod crash;
 mod dispatching;
 mod email;
-mod harness;
+pub(crate) mod harness;
 mod log;
 mod sending;
 mod tap;
 mod target;
 mod toy;
-mod transfer;
+pub(crate) mod transfer;
 mod transfer_once;
 mod transfer_shop;
