@@ -20,10 +20,10 @@ mod sign;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::BoxFuture;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
@@ -40,6 +40,8 @@ use crate::config::SecretRef;
 
 /// Most of an answer that is read.
 const ANSWER_LIMIT: usize = 4096;
+/// How long nothing is sent to a target that said it has gone for good (410). Then one send may find that it was mended.
+const GONE_FOR: TimeDelta = TimeDelta::hours(1);
 /// Longest `Retry-After` that is believed.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -75,6 +77,8 @@ pub struct Target {
     headers: HeaderMap,
     template: Option<Template>,
     secrets: Vec<String>,
+    /// When it last said that it has gone, unless it has said something else since.
+    gone: Mutex<Option<DateTime<Utc>>>,
 }
 
 pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Handler>, String> {
@@ -103,7 +107,7 @@ pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Han
         .user_agent(concat!("stockwarden/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|e| format!("no HTTP client can be made: {e}"))?;
-    Ok(Arc::new(Target { client, url, key, headers, template, secrets }))
+    Ok(Arc::new(Target { client, url, key, headers, template, secrets, gone: Mutex::default() }))
 }
 
 fn checked_url(config: &Config) -> Result<Url, String> {
@@ -170,6 +174,9 @@ impl Handler for Target {
 
     fn send<'a>(&'a self, job: &'a Job, request: &'a [u8], now: DateTime<Utc>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
+            if let Some(reason) = self.gone(now) {
+                return Verdict::Permanent { reason };
+            }
             let (key, timestamp) = (job.key(), now.timestamp());
             let mut call = self
                 .client
@@ -183,7 +190,10 @@ impl Handler for Target {
                 call = call.header("webhook-signature", signing.sign(&key, timestamp, request));
             }
             match call.body(request.to_vec()).send().await {
-                Ok(answer) => judge_answer(answer, now).await,
+                Ok(answer) => {
+                    *self.gone_since() = (answer.status() == StatusCode::GONE).then_some(now);
+                    judge_answer(answer, now).await
+                }
                 Err(e) => judge_error(&e.without_url()),
             }
         })
@@ -191,6 +201,24 @@ impl Handler for Target {
 
     fn secrets(&self) -> Vec<String> {
         self.secrets.clone()
+    }
+}
+
+impl Target {
+    /// Why nothing is sent now.
+    fn gone(&self, now: DateTime<Utc>) -> Option<String> {
+        let until = (*self.gone_since())? + GONE_FOR;
+        (now < until).then(|| {
+            format!(
+                "not sent: the target said that it has gone for good (410), and is left alone until {}; set url to where it is now, or \
+                 take it out of the rules, then retry",
+                until.format("%H:%M UTC")
+            )
+        })
+    }
+
+    fn gone_since(&self) -> std::sync::MutexGuard<'_, Option<DateTime<Utc>>> {
+        self.gone.lock().expect("no code panics while holding this lock")
     }
 }
 
@@ -207,6 +235,10 @@ async fn judge_answer(answer: reqwest::Response, now: DateTime<Utc>) -> Verdict 
         StatusCode::CONFLICT => Verdict::AlreadyDone { response: Some(said) },
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
             Verdict::Retry { reason: said, after, blame: Blame::Target }
+        }
+        // It broke while it worked on the request, or a gateway lost it there: it may have done it all the same.
+        StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+            Verdict::Ambiguous { reason: said }
         }
         s if s.is_server_error() => Verdict::Retry { reason: said, after, blame: Blame::Target },
         StatusCode::GONE => {
