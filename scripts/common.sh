@@ -7,6 +7,11 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 kafka_version=4.1.1
 kafka_libs=${CARGO_TARGET_DIR:-$root/target}/services/kafka-libs-$kafka_version
 
+# Likewise what validates GraphQL documents; the folder's name carries both versions.
+shopify_schemas_version=1.16.0
+graphql_version=16.13.2
+graphql_tools=${CARGO_TARGET_DIR:-$root/target}/services/graphql-$graphql_version-shopify-$shopify_schemas_version
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 

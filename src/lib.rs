@@ -16,6 +16,7 @@ pub mod handlers;
 pub mod html;
 pub mod links;
 pub mod ports;
+pub mod shopify;
 pub mod sim;
 pub mod sources;
 pub mod telemetry;

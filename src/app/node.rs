@@ -36,6 +36,7 @@ use crate::handlers::target::SystemLookup;
 use crate::handlers::{Handlers, Instance};
 use crate::links::{LinkKey, Links};
 use crate::ports::Queries;
+use crate::shopify::{RegisteredTokens, StoredTokens};
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
 
@@ -76,14 +77,15 @@ impl Node {
                 "this kind of handler comes with a later version; what is routed there fails, and can be retried then"
             );
         }
-        let handlers = build_handlers(usable, env, links(config, &key.vault)).map_err(|problems| {
+        let adapters = adapters::open(config, env, &config.node.name).await?;
+        let reached = surroundings(config, env, Some((&key.vault, &adapters.registry)));
+        let handlers = build_handlers(usable, reached).map_err(|problems| {
             let told: Vec<_> = problems.into_iter().map(|(_, why)| why).collect();
             Fault::new("the handlers are not configured well")
                 .because(told.join("; "))
                 .mend("stockwarden check says the same without starting")
         })?;
         let inbound = listeners(&handlers);
-        let adapters = adapters::open(config, env, &config.node.name).await?;
         prepare(&adapters).await?;
         // Before anything takes part in a group: a second start by mistake must not fence the node that runs.
         api::check_listen(&config.http.listen).map_err(refused)?;
@@ -211,9 +213,9 @@ fn links(config: &Config, vault: &Vault) -> Option<Links> {
 pub fn build_handlers<'c>(
     configured: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
     env: &Env,
-    links: Option<Links>,
+    surroundings: Surroundings,
 ) -> Result<Handlers, Vec<(String, String)>> {
-    Handlers::build_with_links(configured, env, Arc::new(SystemLookup), links)
+    Handlers::build_in(KINDS, configured, &surroundings)
         .map_err(|problems| problems.into_iter().map(|p| (p.handler().to_owned(), p.to_string())).collect())
 }
 

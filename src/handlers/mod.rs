@@ -30,6 +30,7 @@ pub mod jira;
 mod placeholders;
 mod redactor;
 pub mod registry;
+pub mod shopify_transfer;
 pub mod target;
 
 use std::sync::Arc;

@@ -30,10 +30,33 @@ pub(super) const FIELDS: &[&str] = &[
     "route",
 ];
 
-/// Whether a decision has this field.
+/// What lies inside `inputs`; which of them a decision has depends on its rule.
+pub(super) const INPUTS: &[&str] = &[
+    "previous",
+    "threshold",
+    "position",
+    "lead_time_days",
+    "probability",
+    "horizon_hours",
+    "rate_fast",
+    "rate_slow",
+    "hours_left",
+    "accelerating",
+    "adjustments",
+];
+
+/// What lies inside `caused_by`.
+pub(super) const CAUSED_BY: &[&str] = &["topic", "partition", "offset"];
+
+/// Whether a decision can have it. What a route says of its own is known to the rules alone.
 pub(super) fn is_field(path: &str) -> bool {
-    let (root, nested) = path.split_once('.').map_or((path, false), |(root, _)| (root, true));
-    FIELDS.contains(&root) && (!nested || matches!(root, "route" | "inputs" | "caused_by"))
+    match path.split_once('.') {
+        None => FIELDS.contains(&path),
+        Some(("inputs", rest)) => INPUTS.contains(&rest),
+        Some(("caused_by", rest)) => CAUSED_BY.contains(&rest),
+        Some(("route", rest)) => !rest.is_empty(),
+        Some(_) => false,
+    }
 }
 
 /// The decision as recorded, with `route` (id, to and its settings) in place of `routes`: what the other routes say, addresses for

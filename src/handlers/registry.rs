@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::{Guarantee, Handler, Redactor};
 use crate::config::{Env, HandlerConfig, SecretRef};
 use crate::links::Links;
+use crate::shopify::{NoStoredTokens, StoredTokens};
 
 /// What an instance is built with besides its own table.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub struct Context {
     pub lookup: Arc<dyn super::target::Lookup>,
     /// Makes links that move proposals; none where nobody outside could follow them.
     pub links: Option<Links>,
+    /// The Admin API tokens that shops were registered with.
+    pub tokens: Arc<dyn StoredTokens>,
 }
 
 type Build = fn(toml::Table, &Context) -> Result<Arc<dyn Handler>, String>;
@@ -34,11 +37,13 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind { name: "email", build: super::email::build },
     Kind { name: "jira", build: super::jira::build },
+    Kind { name: "shopify-transfer", build: super::shopify_transfer::build },
     Kind { name: "target", build: super::target::build },
 ];
 
 /// Kinds that the configuration may name and that this version does not have.
 const PLANNED_KINDS: &[&str] = &["slack", "shopify-transfer"];
+const PLANNED_KINDS: &[&str] = &["jira", "slack"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
@@ -130,7 +135,7 @@ pub struct Handlers {
 }
 
 impl Handlers {
-    /// Builds every `[handlers.NAME]` table. All errors at once, so that one `check` shows all that is wrong.
+    /// As [`Handlers::build_with`], where nothing is sent to a shop: `check`, tests.
     pub fn build<'c>(
         configs: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
         env: &Env,
@@ -145,12 +150,22 @@ impl Handlers {
         env: &Env,
         lookup: Arc<dyn super::target::Lookup>,
         links: Option<Links>,
+        Handlers::build_with(configs, env, lookup, Arc::new(NoStoredTokens))
+    }
+
+    /// Builds every `[handlers.NAME]` table. All errors at once, so that one `check` shows all that is wrong.
+    pub fn build_with<'c>(
+        configs: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
+        env: &Env,
+        lookup: Arc<dyn super::target::Lookup>,
+        tokens: Arc<dyn StoredTokens>,
     ) -> Result<Handlers, Vec<Problem>> {
         install_tls();
         let mut handlers = Handlers::default();
         let mut errors = Vec::new();
         for (name, config) in configs {
             let context = Context { name: name.clone(), env: env.clone(), lookup: lookup.clone(), links: links.clone() };
+            let context = Context { name: name.clone(), env: env.clone(), lookup: lookup.clone(), tokens: tokens.clone() };
             match build_one(config, &context) {
                 Ok(instance) => handlers.insert(instance),
                 Err(e) => errors.push(e),
@@ -283,6 +298,7 @@ mod tests {
             let error = build(&format!("[x]\nkind = \"{kind}\"\ntoken = \"t\"")).expect_err("refused");
             assert!(error.contains("[handlers.x]") && error.contains(kind) && error.contains("later version"), "{error}");
             assert!(error.contains("email, jira, target"), "{error}");
+            assert!(error.contains("email, shopify-transfer, target"), "{error}");
         }
         assert!(build("[x]\nkind = \"fax\"").expect_err("refused").contains("no kind \"fax\""));
     }

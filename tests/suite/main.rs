@@ -7,6 +7,7 @@ mod effects;
 mod engine;
 mod faults;
 mod golden;
+mod graphql;
 mod kafka_adapter;
 mod layering;
 mod reference;

@@ -13,17 +13,23 @@ use crate::handlers::placeholders::{FIELDS, find, is_field, print};
 pub struct Template(Value);
 
 impl Template {
+    /// Refuses what no decision could ever fill, so that it is found before anything is sent.
     pub fn new(body: Value) -> Result<Template, String> {
         let mut unknown = BTreeSet::new();
-        visit(&body, &mut |text| {
+        let mut broken = None;
+        visit(&body, &mut |text, place| {
             for part in parts(text) {
-                if let Part::Field(path) = part
-                    && !is_field(path)
-                {
-                    unknown.insert(path.to_owned());
+                match part {
+                    Part::Field(_) if place == Place::Name => broken = Some(format!("{text}: names of fields are not filled in")),
+                    Part::Field(path) if !is_field(path) => drop(unknown.insert(path.to_owned())),
+                    Part::Text(rest) if rest.contains("{{") => broken = Some(format!("{text}: a {{{{ has no }}}}")),
+                    Part::Field(_) | Part::Text(_) => {}
                 }
             }
         });
+        if let Some(broken) = broken {
+            return Err(format!("body holds {broken}"));
+        }
         match unknown.is_empty() {
             true => Ok(Template(body)),
             false => Err(format!(
@@ -37,6 +43,12 @@ impl Template {
     pub fn fill(&self, document: &Map<String, Value>) -> Value {
         fill(&self.0, document)
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Name,
+    Value,
 }
 
 enum Part<'a> {
@@ -60,11 +72,14 @@ fn parts(mut text: &str) -> Vec<Part<'_>> {
     parts
 }
 
-fn visit(value: &Value, on_text: &mut impl FnMut(&str)) {
+fn visit(value: &Value, on_text: &mut impl FnMut(&str, Place)) {
     match value {
-        Value::String(text) => on_text(text),
+        Value::String(text) => on_text(text, Place::Value),
         Value::Array(items) => items.iter().for_each(|v| visit(v, on_text)),
-        Value::Object(fields) => fields.values().for_each(|v| visit(v, on_text)),
+        Value::Object(fields) => fields.iter().for_each(|(name, v)| {
+            on_text(name, Place::Name);
+            visit(v, on_text);
+        }),
         _ => {}
     }
 }
@@ -112,10 +127,69 @@ mod tests {
 
     #[test]
     fn a_template_with_an_unknown_field_is_refused_before_anything_is_sent() {
-        for unknown in ["{{skuu}}", "a {{sku.x}} b", "{{}}"] {
+        for unknown in ["{{skuu}}", "a {{sku.x}} b", "{{}}", "{{inputs.positon}}", "{{caused_by.inputs}}", "{{route.}}"] {
             let error = Template::new(json!({"a": [unknown]})).expect_err(unknown);
             assert!(error.contains("decision_id"), "{error}");
         }
-        assert!(Template::new(json!({"a": "{{inputs.position}} {{route.anything}} {{ unclosed"})).is_ok());
+        assert!(Template::new(json!({"a": "{{inputs.position}} {{route.anything}} {{caused_by.offset}} { {"})).is_ok());
+    }
+
+    #[test]
+    fn a_template_that_would_be_sent_half_filled_is_refused() {
+        for (body, want) in [(json!({"a": ["{{sku} x"]}), "has no }}"), (json!({"{{sku}}": 1}), "names of fields")] {
+            let error = Template::new(body).expect_err(want);
+            assert!(error.contains(want) && error.contains("{{sku"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_template_may_name_all_that_a_decision_has() {
+        use crate::events::decision::{CausedBy, Decision, Inputs, Kind, RiskLevel};
+        let number = Some(1.0);
+        let decision = Decision {
+            decision_id: uuid::Uuid::nil(),
+            proposal_id: uuid::Uuid::nil(),
+            organisation: String::new(),
+            shop: None,
+            variant_id: None,
+            inventory_item_id: None,
+            location_id: None,
+            sku: None,
+            title: None,
+            vendor: None,
+            rule_id: String::new(),
+            rule_version: 1,
+            kind: Kind::Reorder,
+            severity: RiskLevel::Low,
+            quantity: None,
+            available: 1,
+            inputs: Inputs {
+                previous: Some(1),
+                threshold: Some(1),
+                position: Some(1),
+                lead_time_days: number,
+                probability: number,
+                horizon_hours: number,
+                rate_fast: number,
+                rate_slow: number,
+                hours_left: number,
+                accelerating: Some(true),
+                adjustments: vec![String::new()],
+            },
+            reason: String::new(),
+            caused_by: CausedBy { topic: String::new(), partition: 0, offset: 0 },
+            seq: 0,
+            decided_at: 0,
+            routes: vec![],
+        };
+        let json = serde_json::to_value(decision).expect("JSON");
+        let names = |v: &Value| v.as_object().expect("object").keys().cloned().collect::<BTreeSet<_>>();
+        let ours = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<BTreeSet<_>>();
+        let mut fields = names(&json);
+        fields.remove("routes");
+        fields.insert("route".to_owned());
+        assert_eq!(ours(FIELDS), fields);
+        assert_eq!(ours(INPUTS), names(&json["inputs"]));
+        assert_eq!(ours(CAUSED_BY), names(&json["caused_by"]));
     }
 }

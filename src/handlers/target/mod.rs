@@ -19,10 +19,10 @@ mod body;
 mod sign;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::BoxFuture;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
@@ -40,6 +40,8 @@ use crate::config::SecretRef;
 
 /// Most of an answer that is read.
 const ANSWER_LIMIT: usize = 4096;
+/// How long nothing is sent to a target that said it has gone for good (410). Then one send may find that it was mended.
+const GONE_FOR: TimeDelta = TimeDelta::hours(1);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +75,8 @@ pub struct Target {
     headers: HeaderMap,
     template: Option<Template>,
     secrets: Vec<String>,
+    /// When it last said that it has gone, unless it has said something else since.
+    gone: Mutex<Option<DateTime<Utc>>>,
 }
 
 pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Handler>, String> {
@@ -91,7 +95,7 @@ pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Han
     let headers = checked_headers(&config.headers, context, &mut secrets)?;
     let template = config.body.map(Template::new).transpose()?;
     let client = http::client(config.timeout, config.allow_private_addresses, context)?;
-    Ok(Arc::new(Target { client, url, key, headers, template, secrets }))
+    Ok(Arc::new(Target { client, url, key, headers, template, secrets, gone: Mutex::default() }))
 }
 
 fn checked_headers(
@@ -140,6 +144,9 @@ impl Handler for Target {
 
     fn send<'a>(&'a self, job: &'a Job, request: &'a [u8], now: DateTime<Utc>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
+            if let Some(reason) = self.gone(now) {
+                return Verdict::Permanent { reason };
+            }
             let (key, timestamp) = (job.key(), now.timestamp());
             let mut call = self
                 .client
@@ -153,7 +160,10 @@ impl Handler for Target {
                 call = call.header("webhook-signature", signing.sign(&key, timestamp, request));
             }
             match call.body(request.to_vec()).send().await {
-                Ok(answer) => judge_answer(answer, now).await,
+                Ok(answer) => {
+                    *self.gone_since() = (answer.status() == StatusCode::GONE).then_some(now);
+                    judge_answer(answer, now).await
+                }
                 Err(e) => http::judge_error(e),
             }
         })
@@ -161,6 +171,24 @@ impl Handler for Target {
 
     fn secrets(&self) -> Vec<String> {
         self.secrets.clone()
+    }
+}
+
+impl Target {
+    /// Why nothing is sent now.
+    fn gone(&self, now: DateTime<Utc>) -> Option<String> {
+        let until = (*self.gone_since())? + GONE_FOR;
+        (now < until).then(|| {
+            format!(
+                "not sent: the target said that it has gone for good (410), and is left alone until {}; set url to where it is now, or \
+                 take it out of the rules, then retry",
+                until.format("%H:%M UTC")
+            )
+        })
+    }
+
+    fn gone_since(&self) -> std::sync::MutexGuard<'_, Option<DateTime<Utc>>> {
+        self.gone.lock().expect("no code panics while holding this lock")
     }
 }
 
@@ -176,6 +204,10 @@ async fn judge_answer(answer: reqwest::Response, now: DateTime<Utc>) -> Verdict 
         StatusCode::CONFLICT => Verdict::AlreadyDone { response: Some(said) },
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
             Verdict::Retry { reason: said, after, blame: Blame::Target }
+        }
+        // It broke while it worked on the request, or a gateway lost it there: it may have done it all the same.
+        StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+            Verdict::Ambiguous { reason: said }
         }
         s if s.is_server_error() => Verdict::Retry { reason: said, after, blame: Blame::Target },
         StatusCode::GONE => {

@@ -86,7 +86,6 @@ async fn every_answer_has_its_verdict() {
     for (status, headers, after) in [
         ("429 Too Many Requests", &[("retry-after", "7")][..], Some(7)),
         ("503 Service Unavailable", &[("retry-after", "30")][..], Some(30)),
-        ("500 Internal Server Error", &[][..], None),
         ("408 Request Timeout", &[][..], None),
         ("425 Too Early", &[][..], None),
     ] {
@@ -98,10 +97,53 @@ async fn every_answer_has_its_verdict() {
         let verdict = verdict_on(Behaviour::status(status, &[], "no such article")).await;
         assert!(matches!(&verdict, Verdict::Permanent { reason } if reason.contains("no such article")), "{status}: {verdict:?}");
     }
+    for status in ["500 Internal Server Error", "502 Bad Gateway", "504 Gateway Timeout"] {
+        let verdict = verdict_on(Behaviour::status(status, &[], "broke")).await;
+        assert!(matches!(&verdict, Verdict::Ambiguous { reason } if reason.contains("broke")), "{status}: {verdict:?}");
+    }
     for status in ["201 Created", "204 No Content"] {
         assert!(matches!(verdict_on(Behaviour::status(status, &[], "")).await, Verdict::Done { .. }), "{status}");
     }
     assert!(matches!(verdict_on(Behaviour::status("409 Conflict", &[], "")).await, Verdict::AlreadyDone { .. }));
+}
+
+#[tokio::test]
+async fn a_target_that_has_gone_is_left_alone_for_an_hour() {
+    let stand_in = StandIn::start([Behaviour::status("410 Gone", &[], "moved out")]).await;
+    let handler = handler(&stand_in, "");
+    let now = Utc::now();
+    let send_at = async |minutes: i64| {
+        let (job, at) = (erp_job(&decision(1)), now + chrono::TimeDelta::minutes(minutes));
+        let request = handler.prepare(&job, at).expect("request");
+        handler.send(&job, &request, at).await
+    };
+    assert!(matches!(send_at(0).await, Verdict::Permanent { reason } if reason.contains("moved out")));
+    assert!(matches!(send_at(59).await, Verdict::Permanent { reason } if reason.contains("left alone until")));
+    assert_eq!(stand_in.requests().len(), 1);
+    assert!(matches!(send_at(60).await, Verdict::Done { .. }));
+    assert!(matches!(send_at(61).await, Verdict::Done { .. }));
+    assert_eq!(stand_in.requests().len(), 3);
+}
+
+#[test]
+fn check_refuses_a_template_with_an_unknown_field() {
+    let folder = tempfile::tempdir().expect("folder");
+    let check = |field: &str| {
+        let config = format!(
+            "data_dir = \"{0}\"\n[handlers.erp]\nkind = \"target\"\nurl = \"https://erp.example/\"\nbody = {{ lines = [{{ article = \"{field}\" }}] }}\n",
+            folder.path().join("data").display()
+        );
+        let file = folder.path().join("stockwarden.toml");
+        std::fs::write(&file, config).expect("written");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stockwarden"));
+        command.args(["--json", "check", "--config"]).arg(file).env_clear().env("PATH", "/usr/bin:/bin");
+        let done = command.output().expect("the binary runs");
+        (done.status.code(), String::from_utf8_lossy(&done.stdout).into_owned())
+    };
+    let (code, told) = check("{{skuu}}");
+    assert!(code == Some(1) && told.contains("handlers.erp") && told.contains("skuu") && told.contains("decision_id"), "{told}");
+    let (code, told) = check("{{sku}}");
+    assert_eq!(code, Some(0), "{told}");
 }
 
 #[tokio::test]
