@@ -24,8 +24,10 @@
 //!    answers nonsense; `send` and `prepare` alone make no exactly-once.
 
 pub mod email;
+mod http;
 mod redactor;
 pub mod registry;
+pub mod slack;
 pub mod target;
 
 use std::sync::Arc;
@@ -65,8 +67,20 @@ pub struct Job {
     /// The decision as recorded, with fields that this version does not know.
     pub recorded: Map<String, Value>,
     pub route: Route,
+    /// What the instance has told about the same variant before, newest first, as far as the ledger goes back; only for handlers
+    /// that [`Handler::looks_back`], and only in [`Handler::prepare`].
+    pub earlier: Vec<Earlier>,
     /// Not the decision itself is to be told, but what became of its proposal; only for handlers that [`Handler::follows`].
     pub update: Option<Update>,
+}
+
+/// An effect that is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Earlier {
+    /// The frozen bytes.
+    pub request: Vec<u8>,
+    /// What its send gave as [`Verdict::Done::reference`].
+    pub reference: String,
 }
 
 /// What became of a proposal that the handler has told before.
@@ -88,6 +102,7 @@ impl Job {
             decision: serde_json::from_str(&planned.decision).map_err(|e| fail("decision", e))?,
             recorded: serde_json::from_str(&planned.decision).map_err(|e| fail("decision", e))?,
             route: serde_json::from_str(&planned.route).map_err(|e| fail("route", e))?,
+            earlier: Vec::new(),
             update: None,
         })
     }
@@ -162,6 +177,11 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether it is also given the changes of the proposals that it told ([`Job::update`]), so that what is acknowledged anywhere
     /// shows everywhere (DESIGN §4).
     fn follows(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Handler::prepare`] needs [`Job::earlier`], to answer in a thread for example.
+    fn looks_back(&self) -> bool {
         false
     }
 

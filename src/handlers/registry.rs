@@ -28,11 +28,14 @@ struct Kind {
 }
 
 /// Add a kind here.
-const KINDS: &[Kind] =
-    &[Kind { name: "email", build: super::email::build }, Kind { name: "target", build: super::target::build }];
+const KINDS: &[Kind] = &[
+    Kind { name: "email", build: super::email::build },
+    Kind { name: "slack", build: super::slack::build },
+    Kind { name: "target", build: super::target::build },
+];
 
 /// Kinds that the configuration may name and that this version does not have.
-const PLANNED_KINDS: &[&str] = &["jira", "slack", "shopify-transfer"];
+const PLANNED_KINDS: &[&str] = &["jira", "shopify-transfer"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
@@ -266,7 +269,7 @@ mod tests {
         for kind in PLANNED_KINDS {
             let error = build(&format!("[x]\nkind = \"{kind}\"\ntoken = \"t\"")).expect_err("refused");
             assert!(error.contains("[handlers.x]") && error.contains(kind) && error.contains("later version"), "{error}");
-            assert!(error.contains("email, target"), "{error}");
+            assert!(error.contains("email, slack, target"), "{error}");
         }
         assert!(build("[x]\nkind = \"fax\"").expect_err("refused").contains("no kind \"fax\""));
     }

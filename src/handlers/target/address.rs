@@ -84,7 +84,7 @@ fn not_public_v6(v6: Ipv6Addr) -> Option<&'static str> {
     }
 }
 
-pub(super) fn check(host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
+pub(in crate::handlers) fn check(host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
     match not_public(address) {
         None => Ok(()),
         Some(what) => Err(RefusedAddress { host: host.to_owned(), address, what }),
@@ -92,7 +92,7 @@ pub(super) fn check(host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
 }
 
 /// The client's resolver: gives out public addresses only.
-pub(super) struct Guarded {
+pub(in crate::handlers) struct Guarded {
     pub lookup: Arc<dyn Lookup>,
     pub allow_private: bool,
 }

@@ -19,7 +19,6 @@ mod body;
 mod sign;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,18 +29,17 @@ use reqwest::{Client, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
 
+pub(super) use address::{Guarded, check as check_address};
 pub use address::{Lookup, RefusedAddress, SystemLookup, not_public};
+pub(super) use body::{Template, document};
 
-use self::body::Template;
 use self::sign::SigningKey;
 use super::registry::{duration_text, read_config};
-use super::{Blame, Context, Guarantee, Handler, Job, Verdict};
+use super::{Blame, Context, Guarantee, Handler, Job, Verdict, http};
 use crate::config::SecretRef;
 
 /// Most of an answer that is read.
 const ANSWER_LIMIT: usize = 4096;
-/// Longest `Retry-After` that is believed.
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,7 +77,7 @@ pub struct Target {
 
 pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Handler>, String> {
     let config: Config = read_config(table)?;
-    let url = checked_url(&config)?;
+    let url = http::checked_url("url", &config.url, config.allow_private_addresses)?;
     let mut secrets = Vec::new();
     let key = match &config.secret {
         None => None,
@@ -92,36 +90,8 @@ pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Han
     };
     let headers = checked_headers(&config.headers, context, &mut secrets)?;
     let template = config.body.map(Template::new).transpose()?;
-    let guard = address::Guarded { lookup: context.lookup.clone(), allow_private: config.allow_private_addresses };
-    let client = Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .dns_resolver(Arc::new(guard))
-        // A connection that is not up by then cannot have carried a request, which the total timeout could not tell.
-        .connect_timeout(config.timeout / 2)
-        .timeout(config.timeout)
-        .user_agent(concat!("stockwarden/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|e| format!("no HTTP client can be made: {e}"))?;
+    let client = http::client(config.timeout, config.allow_private_addresses, context)?;
     Ok(Arc::new(Target { client, url, key, headers, template, secrets }))
-}
-
-fn checked_url(config: &Config) -> Result<Url, String> {
-    let url: Url = config.url.parse().map_err(|e| format!("url = \"{}\" is not a URL: {e}", config.url))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("url = \"{}\"; allowed are http:// and https://", config.url));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("url holds credentials; put them into headers, as { env = \"NAME\" } or { file = \"path\" }".to_owned());
-    }
-    let host = url.host_str().unwrap_or_default();
-    // The host as an address, however it was written (0x7f.1, [::ffff:7f00:1]): no look-up will see it.
-    if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>()
-        && !config.allow_private_addresses
-    {
-        address::check(host, ip).map_err(|e| format!("url: {e}"))?;
-    }
-    Ok(url)
 }
 
 fn checked_headers(
@@ -160,7 +130,7 @@ impl Handler for Target {
     }
 
     fn prepare(&self, job: &Job, _now: DateTime<Utc>) -> Result<Vec<u8>, String> {
-        let document = body::document(job);
+        let document = document(job);
         let body = match &self.template {
             None => Value::Object(document),
             Some(template) => template.fill(&document),
@@ -184,7 +154,7 @@ impl Handler for Target {
             }
             match call.body(request.to_vec()).send().await {
                 Ok(answer) => judge_answer(answer, now).await,
-                Err(e) => judge_error(&e.without_url()),
+                Err(e) => http::judge_error(e),
             }
         })
     }
@@ -196,11 +166,10 @@ impl Handler for Target {
 
 async fn judge_answer(answer: reqwest::Response, now: DateTime<Utc>) -> Verdict {
     let status = answer.status();
-    let after =
-        answer.headers().get(reqwest::header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| retry_after(v, now));
+    let after = http::retry_after(answer.headers(), now);
     let location = answer.headers().get(reqwest::header::LOCATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
     // The status decides; a text that breaks off changes nothing.
-    let text = read_text(answer).await;
+    let text = String::from_utf8_lossy(&http::read_body(answer, ANSWER_LIMIT).await).into_owned();
     let said = if text.is_empty() { status.to_string() } else { format!("{status}: {text}") };
     match status {
         s if s.is_success() => Verdict::Done { response: Some(said), reference: None },
@@ -219,81 +188,5 @@ async fn judge_answer(answer: reqwest::Response, now: DateTime<Utc>) -> Verdict 
             ),
         },
         _ => Verdict::Permanent { reason: format!("the target refused the request: {said}") },
-    }
-}
-
-async fn read_text(mut answer: reqwest::Response) -> String {
-    let mut bytes = Vec::new();
-    while bytes.len() < ANSWER_LIMIT {
-        match answer.chunk().await {
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-            Ok(None) | Err(_) => break,
-        }
-    }
-    bytes.truncate(ANSWER_LIMIT);
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// No answer came. Before the connection was up nothing can have happened; afterwards, everything.
-fn judge_error(e: &reqwest::Error) -> Verdict {
-    let reason = chain(e);
-    if refused_address(e) {
-        Verdict::Permanent { reason }
-    } else if e.is_connect() {
-        Verdict::Retry { reason, after: None, blame: Blame::Target }
-    } else if e.is_builder() {
-        Verdict::Permanent { reason }
-    } else {
-        Verdict::Ambiguous { reason }
-    }
-}
-
-fn refused_address(e: &reqwest::Error) -> bool {
-    let mut source = std::error::Error::source(e);
-    while let Some(e) = source {
-        if e.is::<RefusedAddress>() {
-            return true;
-        }
-        source = e.source();
-    }
-    false
-}
-
-/// An error with what caused it; each layer of the client says only its part.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut source = e.source();
-    while let Some(e) = source {
-        let part = e.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = e.source();
-    }
-    text
-}
-
-/// `Retry-After` in seconds or as a date.
-fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
-    let wait = match value.trim().parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => (DateTime::parse_from_rfc2822(value.trim()).ok()?.with_timezone(&Utc) - now).to_std().unwrap_or_default(),
-    };
-    Some(wait.min(LONGEST_WAIT))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_read_as_seconds_and_as_a_date_and_bounded() {
-        let now = "2026-11-20T10:00:00Z".parse().expect("time");
-        assert_eq!(retry_after("7", now), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after("Fri, 20 Nov 2026 10:02:00 GMT", now), Some(Duration::from_secs(120)));
-        assert_eq!(retry_after("Fri, 20 Nov 2020 10:02:00 GMT", now), Some(Duration::ZERO));
-        assert_eq!(retry_after("99999999999", now), Some(LONGEST_WAIT));
-        assert_eq!(retry_after("soon", now), None);
     }
 }
