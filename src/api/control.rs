@@ -59,8 +59,18 @@ pub fn serve_control(path: &Path, handler: ControlHandler) -> Result<Server, Ser
     Server::start("control", build, Box::new(move || drop(std::fs::remove_file(socket))))
 }
 
-/// Bound under another name and moved into place once nobody else may open it.
+/// Bound under another name and moved into place once nobody else may open it. Who listens there already is not pushed aside: the
+/// embedded log has its own lock on the folder, but a log on Kafka beside an embedded store has none.
 fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another process of this data_dir answers there; stop that one first",
+        ));
+    }
     let mut early = path.as_os_str().to_owned();
     early.push("~");
     let early = PathBuf::from(early);

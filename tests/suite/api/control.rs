@@ -62,7 +62,19 @@ async fn what_is_no_json_is_refused_with_problem_details() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_that_cannot_be_a_socket_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().expect("folder");
-    let path = dir.path().join("no").join("such").join("folder.sock");
-    let error = serve_control(&path, echo()).err().expect("refused");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("a file");
+    let error = serve_control(&file.join("folder.sock"), echo()).err().expect("refused");
     assert!(error.to_string().contains("folder.sock"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_missing_is_made_and_who_listens_there_is_not_pushed_aside() {
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("not").join("yet").join("control.sock");
+    let server = serve_control(&path, echo()).expect("serve");
+    let second = serve_control(&path, echo()).err().expect("refused");
+    assert!(second.to_string().contains("another process"), "{second}");
+    assert_eq!(call(&path, &json!(1), WITHIN).await.expect("the first still answers"), json!({ "heard": 1 }));
+    server.stop().await;
 }
