@@ -20,18 +20,45 @@ pub struct Context {
     pub lookup: Arc<dyn super::target::Lookup>,
 }
 
-type Build = fn(toml::Table, &Context) -> Result<Arc<dyn Handler>, String>;
+/// Makes an instance of its table. Everything that needs no network is checked here; errors are for people and name the key.
+pub type Build = fn(toml::Table, &Context) -> Result<Arc<dyn Handler>, String>;
 
-struct Kind {
-    name: &'static str,
-    build: Build,
+/// A kind of handler, as the configuration and the docs know it.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    pub name: &'static str,
+    /// What it makes of a decision; for the docs' table, as are the next two.
+    pub makes: &'static str,
+    pub guarantee: Guarantee,
+    /// What becomes of a send whose outcome is unknown.
+    pub in_doubt: &'static str,
+    pub build: Build,
 }
 
 /// Add a kind here.
-const KINDS: &[Kind] = &[
-    Kind { name: "email", build: super::email::build },
-    Kind { name: "slack", build: super::slack::build },
-    Kind { name: "target", build: super::target::build },
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "email",
+        makes: "an order mail to the vendor",
+        guarantee: super::email::GUARANTEE,
+        in_doubt: "SMTP cannot be asked: the same mail is sent again, with the same Message-ID",
+        build: super::email::build,
+    },
+    Kind {
+        name: "slack",
+        makes: "a message with buttons in a channel",
+        guarantee: super::slack::GUARANTEE,
+        in_doubt: "the message is looked for in the channel's history; without the scope for that, the same message is posted again \
+                   with its `client_msg_id`, by which Slack recognises a repeat, though it does not document that",
+        build: super::slack::build,
+    },
+    Kind {
+        name: "target",
+        makes: "a signed request to an API of your own",
+        guarantee: super::target::GUARANTEE,
+        in_doubt: "the same request is sent again with its `Idempotency-Key`: once, if the receiver heeds it",
+        build: super::target::build,
+    },
 ];
 
 /// Kinds that the configuration may name and that this version does not have.
@@ -133,12 +160,22 @@ impl Handlers {
         env: &Env,
         lookup: Arc<dyn super::target::Lookup>,
     ) -> Result<Handlers, Vec<Problem>> {
+        Handlers::build_of(KINDS, configs, env, lookup)
+    }
+
+    /// The same with other kinds.
+    pub fn build_of<'c>(
+        kinds: &[Kind],
+        configs: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
+        env: &Env,
+        lookup: Arc<dyn super::target::Lookup>,
+    ) -> Result<Handlers, Vec<Problem>> {
         install_tls();
         let mut handlers = Handlers::default();
         let mut errors = Vec::new();
         for (name, config) in configs {
             let context = Context { name: name.clone(), env: env.clone(), lookup: lookup.clone() };
-            match build_one(config, &context) {
+            match build_one(kinds, config, &context) {
                 Ok(instance) => handlers.insert(instance),
                 Err(e) => errors.push(e),
             }
@@ -167,12 +204,12 @@ impl Handlers {
     }
 }
 
-fn build_one(config: &HandlerConfig, context: &Context) -> Result<Instance, Problem> {
+fn build_one(kinds: &[Kind], config: &HandlerConfig, context: &Context) -> Result<Instance, Problem> {
     let name = &context.name;
     let invalid = |reason: String| Problem::Invalid { name: name.clone(), reason };
-    let works = || KINDS.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
+    let works = || kinds.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
     let (kind, mut table) = (config.kind.clone(), config.table.clone());
-    let Some(found) = KINDS.iter().find(|k| k.name == kind) else {
+    let Some(found) = kinds.iter().find(|k| k.name == kind) else {
         let name = name.clone();
         return Err(match PLANNED_KINDS.contains(&kind.as_str()) {
             true => Problem::Later { name, kind, works: works() },
@@ -213,7 +250,7 @@ fn number(table: &mut toml::Table, key: &str, least: i64, most: i64) -> Result<O
 }
 
 /// Reads a kind's own settings, with the key named in the error.
-pub(super) fn read_config<C: DeserializeOwned>(table: toml::Table) -> Result<C, String> {
+pub fn read_config<C: DeserializeOwned>(table: toml::Table) -> Result<C, String> {
     serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
         let path = e.path().to_string();
         let message = e.into_inner().to_string().trim().replace('\n', " ");
@@ -262,6 +299,34 @@ mod tests {
         let configs: BTreeMap<String, HandlerConfig> = tables.iter().map(|(name, v)| (name.clone(), config(v))).collect();
         Handlers::build(&configs, &Env::default(), Arc::new(SystemLookup))
             .map_err(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// The table of the docs, a line a kind.
+    fn guarantees() -> String {
+        let mut table = "| Kind | Makes of a decision | Guarantee | If an outcome is unknown |\n|---|---|---|---|\n".to_owned();
+        for kind in KINDS {
+            let Kind { name, makes, guarantee, in_doubt, .. } = kind;
+            table.push_str(&format!("| `{name}` | {makes} | {} | {in_doubt} |\n", guarantee.as_str()));
+        }
+        table
+    }
+
+    #[test]
+    fn the_docs_table_of_guarantees_is_what_the_kinds_declare() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/handlers.md");
+        let text = std::fs::read_to_string(&path).expect("docs/handlers.md");
+        let (begin, end) = ("<!-- guarantees: written by a test -->\n", "<!-- end -->");
+        let (before, rest) = text.split_once(begin).expect("the mark before the table");
+        let (_, after) = rest.split_once(end).expect("the mark after the table");
+        let right = format!("{before}{begin}{}{end}{after}", guarantees());
+        if std::env::var_os("STOCKWARDEN_WRITE_DOCS").is_some() {
+            return std::fs::write(&path, &right).expect("written");
+        }
+        assert!(
+            text == right,
+            "docs/handlers.md does not say what the kinds declare; to write it anew:\n  \
+             STOCKWARDEN_WRITE_DOCS=1 cargo test --release --lib docs_table"
+        );
     }
 
     #[test]

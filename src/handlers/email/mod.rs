@@ -36,6 +36,8 @@ use super::registry::{duration_text, read_config};
 use super::{Context, Guarantee, Handler, Job, Verdict};
 use crate::config::SecretRef;
 
+pub(super) const GUARANTEE: Guarantee = Guarantee::BestEffort;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
@@ -183,7 +185,7 @@ const NO_ADDRESS: &str = "nobody to write to: give the route an address or the h
 
 impl Handler for Email {
     fn guarantee(&self) -> Guarantee {
-        Guarantee::BestEffort
+        GUARANTEE
     }
 
     fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String> {

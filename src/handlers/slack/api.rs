@@ -55,9 +55,8 @@ impl Api {
     }
 
     /// Methods that only read.
-    pub async fn get(&self, method: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
-        // The clock serves only dates in Retry-After, and Slack gives seconds.
-        self.call(self.client.get(self.url(method, query)), DateTime::<Utc>::UNIX_EPOCH).await
+    pub async fn get(&self, method: &str, query: &[(&str, &str)], now: DateTime<Utc>) -> Result<Value, Failure> {
+        self.call(self.client.get(self.url(method, query)), now).await
     }
 
     fn url(&self, method: &str, query: &[(&str, &str)]) -> Url {

@@ -44,6 +44,7 @@ use super::{Blame, Context, Guarantee, Handler, Job, Resolution, Update, Verdict
 use crate::config::SecretRef;
 use crate::ports::inbound::Inbound;
 
+pub(super) const GUARANTEE: Guarantee = Guarantee::BestEffort;
 /// Namespace of `client_msg_id`s. Fixed for ever, so that a repeat by a later version is still known.
 const NAMESPACE: Uuid = Uuid::from_u128(0x3d6b_52a8_0c1f_5e7a_b2d4_91f0_6a3c_5b17);
 const EVENT_TYPE: &str = "stockwarden_reorder";
@@ -145,7 +146,7 @@ fn is_id(channel: &str) -> bool {
 
 impl Handler for Slack {
     fn guarantee(&self) -> Guarantee {
-        Guarantee::BestEffort
+        GUARANTEE
     }
 
     fn follows(&self) -> bool {
@@ -184,10 +185,10 @@ impl Handler for Slack {
         })
     }
 
-    fn resolve<'a>(&'a self, job: &'a Job, request: &'a [u8]) -> BoxFuture<'a, Resolution> {
+    fn resolve<'a>(&'a self, job: &'a Job, request: &'a [u8], now: DateTime<Utc>) -> BoxFuture<'a, Resolution> {
         Box::pin(async move {
             match serde_json::from_slice::<Frozen>(request) {
-                Ok(frozen) if frozen.call == Call::Post => self.find(job, &frozen).await,
+                Ok(frozen) if frozen.call == Call::Post => self.find(job, &frozen, now).await,
                 // To edit a message twice is to edit it once.
                 Ok(_) => Resolution::NotDone,
                 Err(_) => Resolution::CannotAsk,

@@ -86,7 +86,7 @@ impl Handler for Toy {
         })
     }
 
-    fn resolve<'a>(&'a self, job: &'a Job, _request: &'a [u8]) -> BoxFuture<'a, Resolution> {
+    fn resolve<'a>(&'a self, job: &'a Job, _request: &'a [u8], _now: DateTime<Utc>) -> BoxFuture<'a, Resolution> {
         Box::pin(async move {
             self.target.asked.fetch_add(1, Ordering::SeqCst);
             match (self.can_be_asked, self.target.keys().contains(&job.key())) {

@@ -9,12 +9,12 @@ use sha2::Sha256;
 use stockwarden::events::fact::Move;
 use stockwarden::ports::inbound::{Heard, Refusal, Request, Subject};
 
-use super::slack::{SIGNING_SECRET, handler_with};
+use super::{SIGNING_SECRET, handler_with};
 
 const TIMESTAMP: i64 = 1_795_270_600;
 
 fn fixture() -> Value {
-    serde_json::from_str(include_str!("../../fixtures/slack/block_actions.json")).expect("JSON")
+    serde_json::from_str(include_str!("../../../fixtures/slack/block_actions.json")).expect("JSON")
 }
 
 fn sign(secret: &str, timestamp: i64, body: &[u8]) -> String {
