@@ -31,7 +31,7 @@ impl World for App {
     }
 
     fn handler_problems(&self, config: &Config, env: &Env) -> Vec<(String, String)> {
-        node::build_handlers(&config.handlers, node::surroundings(config, env, None)).err().unwrap_or_default()
+        node::build_handlers(&config.handlers, &node::surroundings(config, env, None)).err().unwrap_or_default()
     }
 
     fn demo(&self, args: crate::cli::demo::Args, env: Env) -> Result<(), Fault> {

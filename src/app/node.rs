@@ -31,12 +31,11 @@ use crate::admin::{Admin, Command};
 use crate::api::{self, ApiContext, ControlHandler, Limits, Listener, NodeRole, Probe, ReorderParts};
 use crate::cli::Fault;
 use crate::config::{Config, Env, HandlerConfig, LogKind, master_key};
-use crate::handlers::registry::comes_later;
-use crate::handlers::target::SystemLookup;
+use crate::handlers::registry::{KINDS, Surroundings};
 use crate::handlers::{Handlers, Instance};
 use crate::links::{LinkKey, Links};
-use crate::ports::Queries;
-use crate::shopify::{RegisteredTokens, StoredTokens};
+use crate::ports::{Queries, Registry};
+use crate::shopify::RegisteredTokens;
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
 
@@ -69,17 +68,9 @@ impl Node {
             tracing::info!(path = %path.display(), "made a master key; keep a copy of it apart from the store's backups");
         }
         let runtime = Handle::current();
-        let (later, usable): (Vec<_>, Vec<_>) = config.handlers.iter().partition(|(_, h)| comes_later(&h.kind));
-        for (name, handler) in later {
-            tracing::warn!(
-                handler = name,
-                kind = handler.kind,
-                "this kind of handler comes with a later version; what is routed there fails, and can be retried then"
-            );
-        }
         let adapters = adapters::open(config, env, &config.node.name).await?;
         let reached = surroundings(config, env, Some((&key.vault, &adapters.registry)));
-        let handlers = build_handlers(usable, reached).map_err(|problems| {
+        let handlers = build_handlers(&config.handlers, &reached).map_err(|problems| {
             let told: Vec<_> = problems.into_iter().map(|(_, why)| why).collect();
             Fault::new("the handlers are not configured well")
                 .because(told.join("; "))
@@ -204,18 +195,23 @@ fn default_address(bound: SocketAddr) -> Option<String> {
     (!bound.ip().is_unspecified()).then(|| format!("http://{bound}"))
 }
 
-/// Links in messages lead to where this node is reached from outside, if it says so.
-fn links(config: &Config, vault: &Vault) -> Option<Links> {
-    config.http.public_url.as_deref().map(|url| Links::new(LinkKey::new(vault), url))
+/// What handlers reach of the installation; without its store, nothing can be sent to a shop by a stored token.
+pub fn surroundings(config: &Config, env: &Env, stored: Option<(&Vault, &Arc<dyn Registry>)>) -> Surroundings {
+    let mut surroundings = Surroundings { public_url: config.http.public_url.clone(), ..Surroundings::new(env) };
+    if let Some((vault, registry)) = stored {
+        // Links in messages lead to where this node is reached from outside, if it says so.
+        surroundings.links = config.http.public_url.as_deref().map(|url| Links::new(LinkKey::new(vault), url));
+        surroundings.tokens = Arc::new(RegisteredTokens { registry: registry.clone(), vault: vault.clone() });
+    }
+    surroundings
 }
 
 /// The configured handlers, or what is wrong: (name, why). Reaches nobody.
 pub fn build_handlers<'c>(
     configured: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
-    env: &Env,
-    surroundings: Surroundings,
+    surroundings: &Surroundings,
 ) -> Result<Handlers, Vec<(String, String)>> {
-    Handlers::build_in(KINDS, configured, &surroundings)
+    Handlers::build_in(KINDS, configured, surroundings)
         .map_err(|problems| problems.into_iter().map(|p| (p.handler().to_owned(), p.to_string())).collect())
 }
 

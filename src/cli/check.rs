@@ -10,7 +10,6 @@ use super::world::World;
 use super::{DONE, FAILED, Fault, asynchronously};
 use crate::admin::Command;
 use crate::config::{Config, Env, LogKind, master_key, would_make_master_key};
-use crate::handlers::registry::comes_later;
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  stockwarden check --config node-a.toml")]
@@ -81,11 +80,6 @@ fn settings(world: &dyn World, config: &Config, env: &Env, found: &mut Findings)
     for (name, handler) in &config.handlers {
         let key = format!("handlers.{name}");
         match wrong.iter().find(|(n, _)| n == name) {
-            // As `serve` does, which starts and warns.
-            Some(_) if comes_later(&handler.kind) => found.ok(
-                &key,
-                format!("kind {} comes with a later version; what is routed there fails, and can be retried then", handler.kind),
-            ),
             Some((_, told)) => found.problem(&key, told, format!("mend [{key}] in the configuration")),
             None => found.ok(&key, format!("kind {}", handler.kind)),
         }

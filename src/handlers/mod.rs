@@ -7,22 +7,40 @@
 //!
 //! # Adding a kind
 //!
-//! 1. A folder `handlers/KIND/` (or a file, if it stays short) with a `Config` that is read from the instance's table:
-//!    `#[derive(Deserialize)] #[serde(deny_unknown_fields)]`; secrets are [`SecretRef`](crate::config::SecretRef)s. What can be checked without a
-//!    network (addresses, templates, numbers) is checked in its `build`, so that `check` finds it and no send has to.
-//! 2. [`Handler`] for it. The rules that the dispatcher leans on:
-//!    - [`Handler::prepare`] is pure: it has no side effect and everything that may differ from one call to the next (a date,
-//!      a boundary) ends up in the bytes. They are frozen in the ledger before the first send, and every send gets the same.
-//!      No secret belongs into them; what needs one (signatures, tokens) is added while sending.
-//!    - [`Handler::send`] gives a verdict for every outcome. The question is always what the target may have *done*: nothing
-//!      ([`Verdict::Retry`], [`Verdict::Permanent`]), it ([`Verdict::Done`]), or who knows ([`Verdict::Ambiguous`]). In doubt
-//!      it is ambiguous.
-//!    - [`Handler::resolve`], where the target can be asked whether it has seen the request.
-//!    - [`Handler::sweep`], where what happened twice all the same can be found and undone.
-//!    - [`Handler::guarantee`] is what all that amounts to; the table in the docs is made of it.
-//! 3. One line in `registry::KINDS`.
-//! 4. Tests in `tests/suite/effects/` against a stand-in that commits and then drops the connection, hangs, throttles and
-//!    answers nonsense; `send` and `prepare` alone make no exactly-once.
+//! `tests/suite/effects/new_kind.rs` follows this lesson from the configuration to the moves that come back.
+//!
+//! 1. **Configuration.** A folder `handlers/KIND/` (or a file, if it stays short) with a `Config` that is read from the instance's
+//!    table by [`registry::read_config`]: `#[derive(Deserialize)] #[serde(deny_unknown_fields)]`; secrets are
+//!    [`SecretRef`](crate::config::SecretRef)s, found by [`Context::secret`]. What can be checked without a network (addresses,
+//!    templates, numbers) is checked in its `build`, with the key in the message, so that `check` finds it and no send has to.
+//!    `concurrency`, `max_attempts`, `deadline` and `organisations` ([`Common`]) are taken out before; every kind has them. What
+//!    speaks HTTP takes client, addresses and the meaning of a missing answer from `http`.
+//! 2. **[`Handler::prepare`]** is pure: it has no side effect and everything that may differ from one call to the next (a date, a
+//!    boundary) ends up in the bytes. They are frozen in the ledger before the first send, and every send gets the same. No
+//!    secret belongs into them; what needs one (signatures, tokens) is added while sending. [`Job::key`] names the effect to the
+//!    target: take it for whatever the target knows repeats by. Texts of a decision come from outside: they are escaped and cut here. An
+//!    error is permanent, so it says what is to be mended.
+//! 3. **[`Handler::send`]** gives a verdict for every outcome. The question is always what the target may have *done*: nothing, and it
+//!    may go better later ([`Verdict::Retry`], with the wait that it asks for) or never ([`Verdict::Permanent`]); it
+//!    ([`Verdict::Done`], with the id that it gave; [`Verdict::AlreadyDone`]); or who knows ([`Verdict::Ambiguous`]): a timeout, a
+//!    connection that ends, an answer that cannot be read, an error of the target's inside. In doubt it is ambiguous. How
+//!    often and when is not decided here.
+//! 4. **[`Handler::resolve`]**, where the target can be asked whether it has seen the request: before anything is sent again after an
+//!    ambiguous end. [`Resolution::NotDone`] is a promise: what only an index that lags does not show is
+//!    [`Resolution::AskLater`]. Where nobody can be asked, the same bytes are sent again and the row is a possible duplicate.
+//!    [`Handler::sweep`], where what happened twice all the same can be found and undone later.
+//! 5. **[`Handler::follows`]**, if the target can show what became of a proposal: then `prepare` also gets jobs with
+//!    [`Job::update`], with the id that the first send gave. [`Handler::looks_back`], if a message refers to earlier ones about
+//!    the variant ([`Job::earlier`]).
+//! 6. **[`Handler::inbound`]**, if the target talks back: an [`Inbound`] that checks a signature over the raw body and its age, and
+//!    says which moves are asked for, by whom, with an id that is the same at each delivery. The API serves it at
+//!    `/webhooks/KIND[/NAME]`. Nothing else than the signature is trusted, and no move is carried out here.
+//! 7. **[`Handler::guarantee`]** is what 2 to 4 amount to, also when the process dies between any two steps: `GUARANTEE` of the kind.
+//! 8. **[`Handler::secrets`]**: everything that must not be seen in what a target echoes.
+//! 9. **One line in [`registry::KINDS`]**, which is also the docs' table (`docs/handlers.md`; a test compares them).
+//! 10. **Tests** in `tests/suite/effects/` against a stand-in that commits and then drops the connection, hangs, throttles and answers
+//!     nonsense: a verdict for each, hostile texts, and through the ledger (`harness.rs`) the number of effects that the
+//!     target has in the end. `send` and `prepare` alone make no exactly-once.
 
 pub mod email;
 mod http;
@@ -31,6 +49,7 @@ mod placeholders;
 mod redactor;
 pub mod registry;
 pub mod shopify_transfer;
+pub mod slack;
 pub mod target;
 
 use std::sync::Arc;
@@ -59,6 +78,17 @@ pub enum Guarantee {
     BestEffort,
 }
 
+impl Guarantee {
+    /// For people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Guarantee::EffectivelyOnce => "effectively once",
+            Guarantee::DetectAndRepair => "detect and repair",
+            Guarantee::BestEffort => "best effort",
+        }
+    }
+}
+
 /// One effect, as a handler sees it.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -70,8 +100,20 @@ pub struct Job {
     /// The decision as recorded, with fields that this version does not know.
     pub recorded: Map<String, Value>,
     pub route: Route,
+    /// What the instance has told about the same variant before and got a reference for, newest first, the last few; only for
+    /// handlers that [`Handler::looks_back`], and only in [`Handler::prepare`].
+    pub earlier: Vec<Earlier>,
     /// Not the decision itself is to be told, but what became of its proposal; only for handlers that [`Handler::follows`].
     pub update: Option<Update>,
+}
+
+/// An effect that is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Earlier {
+    /// The frozen bytes.
+    pub request: Vec<u8>,
+    /// What its send gave as [`Verdict::Done::reference`].
+    pub reference: String,
 }
 
 /// What became of a proposal that the handler has told before.
@@ -93,6 +135,7 @@ impl Job {
             decision: serde_json::from_str(&planned.decision).map_err(|e| fail("decision", e))?,
             recorded: serde_json::from_str(&planned.decision).map_err(|e| fail("decision", e))?,
             route: serde_json::from_str(&planned.route).map_err(|e| fail("route", e))?,
+            earlier: Vec::new(),
             update: None,
         })
     }
@@ -178,6 +221,11 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether it is also given the changes of the proposals that it told ([`Job::update`]), so that what is acknowledged anywhere
     /// shows everywhere (DESIGN §4).
     fn follows(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Handler::prepare`] needs [`Job::earlier`], to answer in a thread for example.
+    fn looks_back(&self) -> bool {
         false
     }
 

@@ -11,44 +11,102 @@ use crate::config::{Env, HandlerConfig, SecretRef};
 use crate::links::Links;
 use crate::shopify::{NoStoredTokens, StoredTokens};
 
-/// What an instance is built with besides its own table.
+/// What all instances are built with.
 #[derive(Clone)]
-pub struct Context {
-    /// Name of the instance.
-    pub name: String,
+pub struct Surroundings {
     /// Where secrets are looked up.
     pub env: Env,
     /// How names become addresses; the system's, except in tests.
     pub lookup: Arc<dyn super::target::Lookup>,
+    /// Where people reach this installation, for links in what is sent.
+    pub public_url: Option<String>,
     /// Makes links that move proposals; none where nobody outside could follow them.
     pub links: Option<Links>,
     /// The Admin API tokens that shops were registered with.
     pub tokens: Arc<dyn StoredTokens>,
 }
 
-type Build = fn(toml::Table, &Context) -> Result<Arc<dyn Handler>, String>;
+impl Surroundings {
+    /// For who reaches nobody: `check`, tests.
+    pub fn new(env: &Env) -> Surroundings {
+        let lookup = Arc::new(super::target::SystemLookup);
+        Surroundings { env: env.clone(), lookup, public_url: None, links: None, tokens: Arc::new(NoStoredTokens) }
+    }
+}
 
-struct Kind {
-    name: &'static str,
-    build: Build,
+/// What an instance is built with besides its own table.
+#[derive(Clone)]
+pub struct Context {
+    /// Name of the instance.
+    pub name: String,
+    pub surroundings: Surroundings,
+}
+
+impl std::ops::Deref for Context {
+    type Target = Surroundings;
+
+    fn deref(&self) -> &Surroundings {
+        &self.surroundings
+    }
+}
+
+/// Makes an instance of its table. Everything that needs no network is checked here; errors are for people and name the key.
+pub type Build = fn(toml::Table, &Context) -> Result<Arc<dyn Handler>, String>;
+
+/// A kind of handler, as the configuration and the docs know it.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    pub name: &'static str,
+    /// What it makes of a decision; for the docs' table, as are the next two.
+    pub makes: &'static str,
+    pub guarantee: Guarantee,
+    /// What becomes of a send whose outcome is unknown.
+    pub in_doubt: &'static str,
+    pub build: Build,
 }
 
 /// Add a kind here.
-const KINDS: &[Kind] = &[
-    Kind { name: "email", build: super::email::build },
-    Kind { name: "jira", build: super::jira::build },
-    Kind { name: "shopify-transfer", build: super::shopify_transfer::build },
-    Kind { name: "target", build: super::target::build },
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "email",
+        makes: "an order mail to the vendor",
+        guarantee: super::email::GUARANTEE,
+        in_doubt: "SMTP cannot be asked: the same mail is sent again, with the same Message-ID",
+        build: super::email::build,
+    },
+    Kind {
+        name: "jira",
+        makes: "an issue",
+        guarantee: super::jira::GUARANTEE,
+        in_doubt: "the issue is searched by its label until the index cannot lag any more; a later sweep closes what was made twice",
+        build: super::jira::build,
+    },
+    Kind {
+        name: "shopify-transfer",
+        makes: "an inventory transfer, draft or ready to ship",
+        guarantee: super::shopify_transfer::GUARANTEE,
+        in_doubt: "the same input is sent again under the same idempotency key; past its lifetime the transfer is searched by its tag",
+        build: super::shopify_transfer::build,
+    },
+    Kind {
+        name: "slack",
+        makes: "a message with buttons in a channel",
+        guarantee: super::slack::GUARANTEE,
+        in_doubt: "the message is looked for in the channel's history; without the scope for that, the same message is posted again \
+                   with its `client_msg_id`, by which Slack recognises a repeat, though it does not document that",
+        build: super::slack::build,
+    },
+    Kind {
+        name: "target",
+        makes: "a signed request to an API of your own",
+        guarantee: super::target::GUARANTEE,
+        in_doubt: "the same request is sent again with its `Idempotency-Key`: once, if the receiver heeds it",
+        build: super::target::build,
+    },
 ];
-
-/// Kinds that the configuration may name and that this version does not have.
-const PLANNED_KINDS: &[&str] = &["slack", "shopify-transfer"];
-const PLANNED_KINDS: &[&str] = &["jira", "slack"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    #[error("[handlers.{name}]: kind \"{kind}\" comes with a later version; kinds that work: {works}")]
-    Later { name: String, kind: String, works: String },
     #[error("[handlers.{name}]: there is no kind \"{kind}\"; kinds that work: {works}")]
     UnknownKind { name: String, kind: String, works: String },
     #[error("[handlers.{name}]: {reason}")]
@@ -59,14 +117,9 @@ impl Problem {
     /// Name of the instance.
     pub fn handler(&self) -> &str {
         match self {
-            Problem::Later { name, .. } | Problem::UnknownKind { name, .. } | Problem::Invalid { name, .. } => name,
+            Problem::UnknownKind { name, .. } | Problem::Invalid { name, .. } => name,
         }
     }
-}
-
-/// Whether a kind is known but not in this version; decisions routed there fail visibly and can be retried later.
-pub fn comes_later(kind: &str) -> bool {
-    PLANNED_KINDS.contains(&kind)
 }
 
 /// Settings that every instance has, whatever its kind.
@@ -135,38 +188,28 @@ pub struct Handlers {
 }
 
 impl Handlers {
-    /// As [`Handlers::build_with`], where nothing is sent to a shop: `check`, tests.
+    /// Builds every `[handlers.NAME]` table. All errors at once, so that one `check` shows all that is wrong.
     pub fn build<'c>(
         configs: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
         env: &Env,
         lookup: Arc<dyn super::target::Lookup>,
     ) -> Result<Handlers, Vec<Problem>> {
-        Handlers::build_with_links(configs, env, lookup, None)
+        let surroundings = Surroundings { lookup, ..Surroundings::new(env) };
+        Handlers::build_in(KINDS, configs, &surroundings)
     }
 
-    /// The same, for handlers whose messages may hold links.
-    pub fn build_with_links<'c>(
+    /// The same with other kinds, or where instances reach more of the installation.
+    pub fn build_in<'c>(
+        kinds: &[Kind],
         configs: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
-        env: &Env,
-        lookup: Arc<dyn super::target::Lookup>,
-        links: Option<Links>,
-        Handlers::build_with(configs, env, lookup, Arc::new(NoStoredTokens))
-    }
-
-    /// Builds every `[handlers.NAME]` table. All errors at once, so that one `check` shows all that is wrong.
-    pub fn build_with<'c>(
-        configs: impl IntoIterator<Item = (&'c String, &'c HandlerConfig)>,
-        env: &Env,
-        lookup: Arc<dyn super::target::Lookup>,
-        tokens: Arc<dyn StoredTokens>,
+        surroundings: &Surroundings,
     ) -> Result<Handlers, Vec<Problem>> {
         install_tls();
         let mut handlers = Handlers::default();
         let mut errors = Vec::new();
         for (name, config) in configs {
-            let context = Context { name: name.clone(), env: env.clone(), lookup: lookup.clone(), links: links.clone() };
-            let context = Context { name: name.clone(), env: env.clone(), lookup: lookup.clone(), tokens: tokens.clone() };
-            match build_one(config, &context) {
+            let context = Context { name: name.clone(), surroundings: surroundings.clone() };
+            match build_one(kinds, config, &context) {
                 Ok(instance) => handlers.insert(instance),
                 Err(e) => errors.push(e),
             }
@@ -195,17 +238,13 @@ impl Handlers {
     }
 }
 
-fn build_one(config: &HandlerConfig, context: &Context) -> Result<Instance, Problem> {
+fn build_one(kinds: &[Kind], config: &HandlerConfig, context: &Context) -> Result<Instance, Problem> {
     let name = &context.name;
     let invalid = |reason: String| Problem::Invalid { name: name.clone(), reason };
-    let works = || KINDS.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
+    let works = || kinds.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
     let (kind, mut table) = (config.kind.clone(), config.table.clone());
-    let Some(found) = KINDS.iter().find(|k| k.name == kind) else {
-        let name = name.clone();
-        return Err(match PLANNED_KINDS.contains(&kind.as_str()) {
-            true => Problem::Later { name, kind, works: works() },
-            false => Problem::UnknownKind { name, kind, works: works() },
-        });
+    let Some(found) = kinds.iter().find(|k| k.name == kind) else {
+        return Err(Problem::UnknownKind { name: name.clone(), kind, works: works() });
     };
     let common = common(&mut table).map_err(invalid)?;
     let handler = (found.build)(table, context).map_err(invalid)?;
@@ -241,7 +280,7 @@ fn number(table: &mut toml::Table, key: &str, least: i64, most: i64) -> Result<O
 }
 
 /// Reads a kind's own settings, with the key named in the error.
-pub(super) fn read_config<C: DeserializeOwned>(table: toml::Table) -> Result<C, String> {
+pub fn read_config<C: DeserializeOwned>(table: toml::Table) -> Result<C, String> {
     serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
         let path = e.path().to_string();
         let message = e.into_inner().to_string().trim().replace('\n', " ");
@@ -292,13 +331,39 @@ mod tests {
             .map_err(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }
 
+    /// The table of the docs, a line a kind.
+    fn guarantees() -> String {
+        let mut table = "| Kind | Makes of a decision | Guarantee | If an outcome is unknown |\n|---|---|---|---|\n".to_owned();
+        for kind in KINDS {
+            let Kind { name, makes, guarantee, in_doubt, .. } = kind;
+            table.push_str(&format!("| `{name}` | {makes} | {} | {in_doubt} |\n", guarantee.as_str()));
+        }
+        table
+    }
+
+    #[test]
+    fn the_docs_table_of_guarantees_is_what_the_kinds_declare() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/handlers.md");
+        let text = std::fs::read_to_string(&path).expect("docs/handlers.md");
+        let (begin, end) = ("<!-- guarantees: written by a test -->\n", "<!-- end -->");
+        let (before, rest) = text.split_once(begin).expect("the mark before the table");
+        let (_, after) = rest.split_once(end).expect("the mark after the table");
+        let right = format!("{before}{begin}{}{end}{after}", guarantees());
+        if std::env::var_os("STOCKWARDEN_WRITE_DOCS").is_some() {
+            return std::fs::write(&path, &right).expect("written");
+        }
+        assert!(
+            text == right,
+            "docs/handlers.md does not say what the kinds declare; to write it anew:\n  \
+             STOCKWARDEN_WRITE_DOCS=1 cargo test --release --lib docs_table"
+        );
+    }
+
     #[test]
     fn a_kind_that_comes_later_is_refused_with_the_kinds_that_work() {
         for kind in PLANNED_KINDS {
             let error = build(&format!("[x]\nkind = \"{kind}\"\ntoken = \"t\"")).expect_err("refused");
             assert!(error.contains("[handlers.x]") && error.contains(kind) && error.contains("later version"), "{error}");
-            assert!(error.contains("email, jira, target"), "{error}");
-            assert!(error.contains("email, shopify-transfer, target"), "{error}");
         }
         assert!(build("[x]\nkind = \"fax\"").expect_err("refused").contains("no kind \"fax\""));
     }

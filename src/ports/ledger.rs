@@ -165,6 +165,8 @@ pub struct EffectFilter {
     pub decision_id: Option<Uuid>,
     pub handler: Option<String>,
     pub state: Option<EffectState>,
+    /// Rows of this order key that the target gave a reference to: what has been told about a variant.
+    pub told_about: Option<String>,
     pub limit: i64,
 }
 

@@ -20,9 +20,9 @@ use super::outcome::{self, Outcomes};
 use super::ownership::{InFlight, Ownership};
 use super::sweeper;
 use crate::events::record::Partition;
-use crate::handlers::{Blame, Instance, Job, Resolution, Verdict};
+use crate::handlers::{Blame, Earlier, Instance, Job, Resolution, Verdict};
 use crate::ports::Ledger;
-use crate::ports::ledger::{Effect, EffectId, EffectState, Settled};
+use crate::ports::ledger::{Effect, EffectFilter, EffectId, EffectState, Settled};
 use crate::ports::snapshot_store::{Epoch, StoreError};
 
 /// How often the ledger is asked for due rows when nobody says that there are any: retries come due, operators retry from elsewhere.
@@ -36,6 +36,8 @@ const MAY_HAVE_ARRIVED: &str = "an earlier send may have arrived; ";
 /// Response of an update whose target has never been told the proposal.
 const NOTHING_TO_UPDATE: &str = "nothing to update: the first send failed";
 const PART: &str = "ledger";
+/// How many earlier effects a handler that looks back is shown.
+const EARLIER: i64 = 20;
 
 /// What all senders share.
 #[derive(Clone)]
@@ -274,7 +276,7 @@ impl Sender {
         }
         let (request, mut uncertain) = match &effect.request {
             Some(request) => (request.clone(), may_have_arrived(effect)),
-            None => match self.prepare(effect, job) {
+            None => match self.prepare(effect, &self.looking_back(effect, job).await?) {
                 Err(reason) => return Ok(self.failed(effect, reason, false)),
                 Ok(built) => {
                     let freeze = || async { self.shared.ledger.freeze(&effect.planned.id, epoch, &built).await };
@@ -303,6 +305,25 @@ impl Sender {
             Verdict::Ambiguous { reason } => self.again(effect, reason, None, true),
             Verdict::Permanent { reason } => self.failed(effect, reason, uncertain),
         })
+    }
+
+    /// The job with what was told about the variant before, if the handler wants it. Of one order key no two effects are under way, so
+    /// what came before has ended.
+    async fn looking_back(&self, effect: &Effect, job: &Job) -> Result<Job, StoreError> {
+        let mut job = job.clone();
+        if self.instance.handler.looks_back() {
+            let filter = || EffectFilter {
+                handler: Some(self.instance.name.clone()),
+                state: Some(EffectState::Done),
+                told_about: Some(effect.planned.order_key.clone()),
+                limit: EARLIER,
+                ..EffectFilter::default()
+            };
+            let told = self.persist(|| async { self.shared.ledger.list(filter()).await }).await?;
+            let earlier = |e: Effect| Some(Earlier { request: e.request?, reference: e.reference? });
+            job.earlier = told.into_iter().filter_map(earlier).collect();
+        }
+        Ok(job)
     }
 
     fn prepare(&self, effect: &Effect, job: &Job) -> Result<Vec<u8>, String> {

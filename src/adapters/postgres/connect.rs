@@ -34,6 +34,7 @@ pub(in crate::adapters) fn schema() -> Migrator {
         (2, "nodes", include_str!("../../../migrations/postgres/0002_nodes.sql")),
         (3, "reorders", include_str!("../../../migrations/postgres/0003_reorders.sql")),
         (4, "digests", include_str!("../../../migrations/postgres/0004_digests.sql")),
+        (5, "threads", include_str!("../../../migrations/postgres/0005_threads.sql")),
     ])
 }
 

@@ -58,6 +58,8 @@ use crate::ports::ledger::EffectId;
 /// Longest name of an article or list of recipients in a link, in characters.
 const LINK_TEXT: usize = 80;
 
+pub(super) const GUARANTEE: Guarantee = Guarantee::BestEffort;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
@@ -265,7 +267,7 @@ impl Email {
 
 impl Handler for Email {
     fn guarantee(&self) -> Guarantee {
-        Guarantee::BestEffort
+        GUARANTEE
     }
 
     fn follows(&self) -> bool {

@@ -58,6 +58,8 @@ use self::config::Settings;
 use super::{Guarantee, Handler, Job, Resolution, Sweep, Verdict};
 use crate::ports::inbound::Inbound;
 
+pub(super) const GUARANTEE: Guarantee = Guarantee::DetectAndRepair;
+
 pub(super) use self::config::build;
 
 pub struct Jira {
@@ -149,7 +151,7 @@ fn thaw(request: &[u8]) -> Result<Frozen, String> {
 
 impl Handler for Jira {
     fn guarantee(&self) -> Guarantee {
-        Guarantee::DetectAndRepair
+        GUARANTEE
     }
 
     fn follows(&self) -> bool {

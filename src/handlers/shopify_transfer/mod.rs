@@ -55,6 +55,8 @@ use crate::config::{Secret, SecretRef};
 use crate::ports::ledger::EffectId;
 use crate::shopify::{AdminClient, CallError, Credentials, Settings, documents};
 
+pub(super) const GUARANTEE: Guarantee = Guarantee::EffectivelyOnce;
+
 /// Dead keys of one effect before it is given back to wait; each was a failure inside Shopify.
 const KEYS: usize = 5;
 /// Effects past the window that wait for the index at once; if there are more, all wait anew.
@@ -249,7 +251,7 @@ impl ShopifyTransfer {
 
 impl Handler for ShopifyTransfer {
     fn guarantee(&self) -> Guarantee {
-        Guarantee::EffectivelyOnce
+        GUARANTEE
     }
 
     fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String> {

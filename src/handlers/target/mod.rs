@@ -38,6 +38,8 @@ use super::registry::{duration_text, read_config};
 use super::{Blame, Context, Guarantee, Handler, Job, Verdict, http, placeholders};
 use crate::config::SecretRef;
 
+/// Once, if the receiver heeds the key; whether it does cannot be seen from here.
+pub(super) const GUARANTEE: Guarantee = Guarantee::BestEffort;
 /// Most of an answer that is read.
 const ANSWER_LIMIT: usize = 4096;
 /// How long nothing is sent to a target that said it has gone for good (410). Then one send may find that it was mended.
@@ -129,8 +131,7 @@ fn checked_headers(
 
 impl Handler for Target {
     fn guarantee(&self) -> Guarantee {
-        // Once, if the receiver heeds the key; whether it does cannot be seen from here.
-        Guarantee::BestEffort
+        GUARANTEE
     }
 
     fn prepare(&self, job: &Job, _now: DateTime<Utc>) -> Result<Vec<u8>, String> {

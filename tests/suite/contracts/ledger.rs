@@ -421,6 +421,11 @@ async fn rows_are_listed_by_filter_newest_first(site: &Site) {
     assert_eq!(list(EffectFilter { decision_id: Some(Uuid::from_u128(2)), ..all() }).await, [2]);
     let both = EffectFilter { handler: Some("mail".into()), state: Some(EffectState::Failed), ..all() };
     assert_eq!(list(both).await, [2]);
+    let about = |key: &str| EffectFilter { told_about: Some(key.into()), ..all() };
+    assert!(list(about("a.example/1")).await.is_empty(), "nobody gave it a reference yet");
+    let referred = Settled::Done { response: None, reference: Some("T-1".into()), possible_duplicate: false };
+    store.settle(&id(1), epoch, referred, at(1)).await.expect("settle");
+    assert_eq!((list(about("a.example/1")).await, list(about("a.example/2")).await), (vec![1], vec![]));
 }
 
 async fn states_are_counted_by_handler(site: &Site) {

@@ -20,7 +20,11 @@ pub fn configured(toml: &str) -> Result<Arc<dyn Handler>, String> {
     let config = HandlerConfig { kind: "jira".into(), table: toml::from_str(toml).expect("toml") };
     let env = Env::of([("JIRA_TOKEN", TOKEN), ("JIRA_SECRET", "jira-webhook-secret")]);
     let configs = BTreeMap::from([("jira".to_owned(), config)]);
-    let handlers = Handlers::build_at(&configs, &env, Arc::new(SystemLookup), Some("https://sw.example/"));
+    let handlers = Handlers::build_in(
+        KINDS,
+        &configs,
+        &Surroundings { public_url: Some("https://sw.example/".to_owned()), ..Surroundings::new(&env) },
+    );
     handlers.map(|h| h.get("jira").expect("jira").handler.clone()).map_err(|e| e[0].to_string())
 }
 

@@ -26,7 +26,11 @@ pub const SHOP: &str = "a.example";
 pub fn build(toml: &str, tokens: Arc<dyn StoredTokens>) -> Result<Arc<dyn Handler>, String> {
     let config = HandlerConfig { kind: "shopify-transfer".into(), table: toml::from_str(toml).expect("toml") };
     let env = Env::of([("TOKEN", TOKEN), ("APP_SECRET", CLIENT_SECRET)]);
-    let handlers = Handlers::build_with(&BTreeMap::from([("t".to_owned(), config)]), &env, Arc::new(SystemLookup), tokens);
+    let handlers = Handlers::build_in(
+        KINDS,
+        &BTreeMap::from([("t".to_owned(), config)]),
+        &Surroundings { tokens, ..Surroundings::new(&env) },
+    );
     handlers.map(|h| h.get("t").expect("t").handler.clone()).map_err(|e| e[0].to_string())
 }
 

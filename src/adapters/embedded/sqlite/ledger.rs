@@ -329,6 +329,9 @@ async fn list(c: &mut SqliteConnection, filter: EffectFilter) -> Result<Vec<Effe
         // Not bound, so that the planner sees that a partial index fits.
         query.push(" and e.state = '").push(state.as_str()).push("'");
     }
+    if let Some(key) = filter.told_about {
+        query.push(" and e.reference is not null and e.order_key = ").push_bind(key);
+    }
     let limit = if filter.limit > 0 { filter.limit } else { LIST_LIMIT };
     query.push(" order by e.seq desc limit ").push_bind(limit);
     let rows = query.build().persistent(false).fetch_all(c).await?;
