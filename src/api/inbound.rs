@@ -114,6 +114,7 @@ impl Call {
         let heard = self.listener.inbound.hear(request).await.map_err(|refusal| match refusal {
             Refusal::BadSignature(why) => Problem::new(Kind::BadSignature, why),
             Refusal::Unreadable(why) => Problem::new(Kind::BadRequest, why),
+            Refusal::Unavailable(why) => Problem::unavailable(why, RETRY_AFTER),
         })?;
         for asked in heard.asked {
             self.make(asked).await?;

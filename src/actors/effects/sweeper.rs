@@ -52,6 +52,7 @@ async fn known(twins: &Twins, instance: &Instance, shared: &Shared) -> Result<Op
         handler: Some(instance.name.clone()),
         state: Some(EffectState::Done),
         limit: ROUTES,
+        ..EffectFilter::default()
     };
     let rows = shared.ledger.list(filter).await?;
     let row = rows.into_iter().find(|row| row.planned.id == twins.effect);

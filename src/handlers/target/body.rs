@@ -108,6 +108,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::handlers::placeholders::{CAUSED_BY, INPUTS};
 
     fn document() -> Map<String, Value> {
         let document =

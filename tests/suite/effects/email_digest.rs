@@ -42,8 +42,8 @@ impl Handler for DigestToy {
         self.0.send(job, request, now)
     }
 
-    fn resolve<'a>(&'a self, job: &'a Job, request: &'a [u8]) -> BoxFuture<'a, Resolution> {
-        self.0.resolve(job, request)
+    fn resolve<'a>(&'a self, job: &'a Job, request: &'a [u8], now: DateTime<Utc>) -> BoxFuture<'a, Resolution> {
+        self.0.resolve(job, request, now)
     }
 
     fn secrets(&self) -> Vec<String> {

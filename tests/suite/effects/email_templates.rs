@@ -7,7 +7,7 @@ use chrono::Utc;
 use stockwarden::config::{Env, HandlerConfig};
 use stockwarden::events::decision::Decision;
 use stockwarden::events::fact::Move;
-use stockwarden::handlers::target::SystemLookup;
+use stockwarden::handlers::registry::{KINDS, Surroundings};
 use stockwarden::handlers::{Handler, Handlers};
 use stockwarden::links::{LIFETIME_MS, LinkKey, Links};
 use stockwarden::vault::Vault;

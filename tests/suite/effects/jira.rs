@@ -10,7 +10,7 @@ use stockwarden::config::{Env, HandlerConfig};
 use stockwarden::events::decision::{CausedBy, Decision, ProposalChange, RiskLevel};
 use stockwarden::events::fact::Move;
 use stockwarden::events::ids::{LocationId, VariantId};
-use stockwarden::handlers::target::SystemLookup;
+use stockwarden::handlers::registry::{KINDS, Surroundings};
 use stockwarden::handlers::{Guarantee, Handler, Handlers, Job, Resolution, Update, Verdict};
 
 use super::harness::{decision, job};

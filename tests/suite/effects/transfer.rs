@@ -11,7 +11,7 @@ use stockwarden::adapters::embedded::sqlite::SqliteStore;
 use stockwarden::config::{Env, HandlerConfig};
 use stockwarden::events::decision::{Decision, Kind};
 use stockwarden::events::ids::{ItemId, LocationId};
-use stockwarden::handlers::target::SystemLookup;
+use stockwarden::handlers::registry::{KINDS, Surroundings};
 use stockwarden::handlers::{Blame, Handler, Handlers, Job, Verdict};
 use stockwarden::ports::Registry;
 use stockwarden::ports::registry::{ShopEntry, ShopKind};
