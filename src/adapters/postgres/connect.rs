@@ -32,7 +32,7 @@ pub(in crate::adapters) fn schema() -> Migrator {
     migrator(&[
         (1, "first", include_str!("../../../migrations/postgres/0001_first.sql")),
         (2, "nodes", include_str!("../../../migrations/postgres/0002_nodes.sql")),
-        (4, "threads", include_str!("../../../migrations/postgres/0004_threads.sql")),
+        (5, "threads", include_str!("../../../migrations/postgres/0005_threads.sql")),
     ])
 }
 
