@@ -122,13 +122,16 @@ impl Partition {
                 Rule::read(raw, kept.unwrap_or(*next_uid))
             })
             .collect();
-        let propose_first = rules.iter().any(|r| r.propose_first);
+        // Then every variant is looked at; else each with its next fact, and until then nothing has come of the rules.
+        let propose_first = rules.iter().any(|r| r.propose_first && old.iter().all(|o| o.uid != r.uid));
         for shop in self.shops.values_mut().filter(|s| s.organisation == organisation) {
             shop.forget_rules_but(&rules);
             for variant in shop.variant_ids() {
-                shop.judge(&rules, variant, &Subjects::NewRules, at, made);
                 if propose_first {
                     shop.time_passes(variant, at);
+                }
+                shop.judge(&rules, variant, &Subjects::NewRules, at, made);
+                if propose_first {
                     shop.tell(variant, at, &[], made);
                 }
             }
