@@ -85,7 +85,8 @@ fn a_mail_holds_links_that_move_its_proposal_where_they_can_be_followed_and_only
         let toml = format!("smtp_url = \"smtp://mail.example\"\nfrom = \"a@example.com\"\n{more}");
         let config = HandlerConfig { kind: "email".into(), table: toml::from_str(&toml).expect("toml") };
         let configs = BTreeMap::from([("mail".to_owned(), config)]);
-        let handlers = Handlers::build_in(KINDS, &configs, &Surroundings { links, ..Surroundings::new(&Env::default()) }).expect("built");
+        let handlers =
+            Handlers::build_in(KINDS, &configs, &Surroundings { links, ..Surroundings::new(&Env::default()) }).expect("built");
         handlers.get("mail").expect("mail").handler.clone()
     };
     let text = mail(&*build("", Some(links.clone())), &decision(7)).replace("=\r\n", "");
