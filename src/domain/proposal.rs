@@ -95,6 +95,8 @@ impl Snooze {
 pub struct Carrier {
     pub transfer: TransferId,
     pub handler: Box<str>,
+    /// Complete or cancelled: what comes again about it says nothing.
+    pub is_over: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -226,7 +228,7 @@ impl Proposal {
     pub fn carried_by(&mut self, transfer: TransferId, handler: &str) -> bool {
         let is_news = self.state.is_open() && self.carriers.iter().all(|c| c.transfer != transfer);
         if is_news {
-            self.carriers.push(Carrier { transfer, handler: handler.into() });
+            self.carriers.push(Carrier { transfer, handler: handler.into(), is_over: false });
         }
         is_news
     }

@@ -50,8 +50,12 @@ impl VariantState {
     /// A transfer moves the proposals that it carries out, as if its handler had been told so.
     pub(super) fn transferred(&mut self, variant_id: VariantId, seen: &TransferObserved, observed: &mut Observed) {
         for p in self.proposals.iter_mut().filter(|p| p.state.is_open()) {
-            let Some(carrier) = p.carriers.iter().position(|c| c.transfer == seen.transfer) else { continue };
-            let via = p.carriers[carrier].handler.to_string();
+            let Some(carrier) = p.carriers.iter_mut().find(|c| c.transfer == seen.transfer && !c.is_over) else { continue };
+            if seen.stage.is_last() {
+                carrier.is_over = true;
+                observed.changed = true;
+            }
+            let via = carrier.handler.to_string();
             let line = seen.lines.iter().find(|(item, _)| Some(*item) == self.item).map(|(_, units)| *units);
             let (moved, quantity) = match seen.stage {
                 TransferStage::ReadyToShip => (Move::Ordered, None),
@@ -61,11 +65,6 @@ impl VariantState {
             };
             let details = MoveDetails { quantity, ..MoveDetails::default() };
             let m = ProposalMoved { proposal_id: p.id, variant_id, moved, by: SHOPIFY.to_owned(), via, details };
-            if seen.stage.is_last() {
-                // What comes again about it says nothing.
-                p.carriers.remove(carrier);
-                observed.changed = true;
-            }
             if p.apply(&m) == Moved::Done {
                 observed.tell(p, Some(&m));
             }

@@ -210,6 +210,8 @@ fn a_transfer_that_ships_arrives_or_is_called_off_moves_its_proposal() {
             webhook("inventory_transfers/ready_to_ship", 2, Value::Null),
             webhook("inventory_transfers/complete", 2, json!([{"inventory_item_id": 1002, "quantity": 30}])),
             webhook("inventory_transfers/complete", 2, json!([{"inventory_item_id": 1002, "quantity": 30}])),
+            // The dispatcher was not sure that it had told.
+            made(2),
             webhook("inventory_transfers/cancel", 3, Value::Null),
             // Somebody else's.
             webhook("inventory_transfers/cancel", 4, Value::Null),

@@ -329,7 +329,7 @@ fn snapshots_of_version_2_are_read_and_written_to_the_byte() {
         (Some("bob"), Some("PO-7"), Some("one box"))
     );
     assert_eq!(p.eta, Some(1_795_788_800_000));
-    assert_eq!(p.carriers, [Carrier { transfer: TransferId(2_921_201), handler: "transfers".into() }]);
+    assert_eq!(p.carriers, [Carrier { transfer: TransferId(2_921_201), handler: "transfers".into(), is_over: false }]);
     assert_eq!(p.snooze, Some(Snooze { until: Some(1_795_270_400_000), level: Some(-2) }));
     assert_eq!(snapshot::encode(&state), bytes);
     assert_eq!(snapshot::encode(&dealt_with()), bytes, "the same facts give the same bytes");

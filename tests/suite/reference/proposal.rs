@@ -17,8 +17,8 @@ pub struct Proposal {
     pub told: ProposalOutcome,
     pub note: Option<String>,
     pub expires_at: i64,
-    /// Transfers that carry it out, and who made them.
-    pub carriers: Vec<(String, String)>,
+    /// Transfers that carry it out, who made them, and whether they are over.
+    pub carriers: Vec<(String, String, bool)>,
 }
 
 pub fn is_transfer(reference: &str) -> bool {
@@ -74,7 +74,7 @@ impl Proposal {
         let (transfer, handler) = (text("reference"), text("handler"));
         let is_news = is_transfer(&transfer) && self.is_open() && self.carriers.iter().all(|c| c.0 != transfer);
         if is_news {
-            self.carriers.push((transfer, handler));
+            self.carriers.push((transfer, handler, false));
         }
         is_news
     }

@@ -110,13 +110,13 @@ impl Variant {
             id.as_u64() == Some(item) || *id == format!("gid://shopify/InventoryItem/{item}")
         });
         for p in self.open.values_mut() {
-            let Some(at) = p.carriers.iter().position(|c| c.0 == transfer) else { continue };
+            let Some(at) = p.carriers.iter().position(|c| c.0 == transfer && !c.2) else { continue };
             let mut m = json!({"proposal_id": p.is.id, "move": name, "by": "shopify", "via": p.carriers[at].1});
             if let Some(units) = line.filter(|_| name == "received").and_then(|l| l["quantity"].as_i64()) {
                 m["quantity"] = json!(units);
             }
             if name == "received" || name == "cancel" {
-                p.carriers.remove(at);
+                p.carriers[at].2 = true;
                 differs = true;
             }
             if p.take(&m) {
