@@ -218,9 +218,9 @@ pub enum Resolution {
 pub trait Handler: Send + Sync + 'static {
     fn guarantee(&self) -> Guarantee;
 
-    /// Whether it is also given the changes of the proposals that it told ([`Job::update`]), so that what is acknowledged anywhere
+    /// Whether it is also given this change of a proposal that it told ([`Job::update`]), so that what is acknowledged anywhere
     /// shows everywhere (DESIGN §4).
-    fn follows(&self) -> bool {
+    fn follows(&self, _change: &ProposalChange) -> bool {
         false
     }
 

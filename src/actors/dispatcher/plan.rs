@@ -68,7 +68,7 @@ fn change(record: &RecordRef<'_>, change: &ProposalChange, handlers: &Handlers, 
         changed_at: time_of(change.changed_at),
         change: text(record),
         offset: record.offset,
-        tell: handlers.iter().filter(|i| i.handler.follows() && told(&i.name)).map(|i| i.name.clone()).collect(),
+        tell: handlers.iter().filter(|i| i.handler.follows(change) && told(&i.name)).map(|i| i.name.clone()).collect(),
         due_at: now,
     }
 }

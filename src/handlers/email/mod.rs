@@ -51,6 +51,7 @@ use self::smtp::Server;
 use super::registry::{duration_text, read_config};
 use super::{Context, Guarantee, Handler, Job, Update, Verdict};
 use crate::config::SecretRef;
+use crate::events::decision::ProposalChange;
 use crate::events::fact::Move;
 use crate::links::{Claim, LIFETIME_MS, Links};
 use crate::ports::ledger::EffectId;
@@ -270,8 +271,9 @@ impl Handler for Email {
         GUARANTEE
     }
 
-    fn follows(&self) -> bool {
-        true
+    /// Not who among us sees to it, and when: a vendor has nothing to do with that.
+    fn follows(&self, change: &ProposalChange) -> bool {
+        !matches!(change.moved, Some(Move::Assign | Move::Snooze))
     }
 
     fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String> {

@@ -56,6 +56,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use self::api::{Answer, Api};
 use self::config::Settings;
 use super::{Guarantee, Handler, Job, Resolution, Sweep, Verdict};
+use crate::events::decision::ProposalChange;
 use crate::ports::inbound::Inbound;
 
 pub(super) const GUARANTEE: Guarantee = Guarantee::DetectAndRepair;
@@ -154,7 +155,7 @@ impl Handler for Jira {
         GUARANTEE
     }
 
-    fn follows(&self) -> bool {
+    fn follows(&self, _: &ProposalChange) -> bool {
         true
     }
 

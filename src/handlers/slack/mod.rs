@@ -42,6 +42,7 @@ use self::api::{Api, Failure};
 use super::registry::{duration_text, read_config};
 use super::{Blame, Context, Guarantee, Handler, Job, Resolution, Update, Verdict, http};
 use crate::config::SecretRef;
+use crate::events::decision::ProposalChange;
 use crate::ports::inbound::Inbound;
 
 pub(super) const GUARANTEE: Guarantee = Guarantee::BestEffort;
@@ -149,7 +150,7 @@ impl Handler for Slack {
         GUARANTEE
     }
 
-    fn follows(&self) -> bool {
+    fn follows(&self, _: &ProposalChange) -> bool {
         true
     }
 

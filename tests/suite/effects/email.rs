@@ -118,7 +118,11 @@ async fn what_became_of_a_proposal_is_a_reply_that_says_state_who_and_where() {
     job.id.route_id = "0~7".into();
     let change = ProposalChange { note: Some("by\r\nBcc: x@y.example <b>".into()), ..change(&decision) };
     job.update = Some(Update { change: change.clone(), reference: reference.clone() });
-    assert!(handler.follows());
+    assert!(handler.follows(&change));
+    for internal in [Move::Assign, Move::Snooze] {
+        let change = ProposalChange { moved: Some(internal), ..change.clone() };
+        assert!(!handler.follows(&change), "{internal:?} is not the vendor's business");
+    }
     send(&*handler, &job).await;
     let mail =
         kept(&to).into_iter().map(|m| String::from_utf8(m).expect("ASCII")).find(|m| m.contains("In-Reply-To")).expect("reply");

@@ -247,7 +247,7 @@ pub fn acknowledged(issue: &str) -> Job {
 async fn what_happens_elsewhere_is_told_on_the_issue_and_moves_it_where_that_is_configured() {
     let jira = JiraServer::start().await;
     let handler = handler(&jira, "transitions = { acknowledged = \"21\", ordered = \"to done\" }");
-    assert!(handler.follows());
+    assert!(handler.follows(&change(Some(Move::Snooze), "sent")));
     send(&*handler, &jira_job(&decision(1))).await;
     assert!(matches!(
         send(&*handler, &update(Some(Move::Acknowledge), "acknowledged", Some("10001"))).await,

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::json;
 use stockwarden::config::{Env, HandlerConfig, SecretRef};
+use stockwarden::events::decision::ProposalChange;
 use stockwarden::events::fact::{Move, MoveDetails};
 use stockwarden::handlers::registry::{Kind, Surroundings, read_config};
 use stockwarden::handlers::{Blame, Context, Guarantee, Handler, Handlers, Instance, Job, Resolution, Update, Verdict};
@@ -55,7 +56,7 @@ impl Handler for Bell {
     }
 
     /// 5.
-    fn follows(&self) -> bool {
+    fn follows(&self, _: &ProposalChange) -> bool {
         true
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use serde_json::json;
-use stockwarden::events::decision::{RECORD_HEADER, RECORD_PROPOSAL};
+use stockwarden::events::decision::{ProposalChange, RECORD_HEADER, RECORD_PROPOSAL};
 use stockwarden::events::record::RecordBatch;
 use stockwarden::handlers::{Common, Guarantee, Handler, Handlers, Instance, Job, Verdict};
 use stockwarden::ports::ledger::{Effect, EffectState};
@@ -27,7 +27,7 @@ impl Handler for Follower {
         Guarantee::BestEffort
     }
 
-    fn follows(&self) -> bool {
+    fn follows(&self, _: &ProposalChange) -> bool {
         true
     }
 
