@@ -12,8 +12,9 @@ use super::shard::{Deliver, Shard};
 use crate::events::record::{Offset, Partition, RecordBatch};
 use crate::ports::event_log::GroupHandle;
 
-/// Batches that a shard holds before its partition is paused (DESIGN §7.9).
-const QUEUED_BATCHES: usize = 4;
+/// Batches that a shard holds before its partition is paused (DESIGN §7.9). Room for some fetches of 1 MB: a paused partition costs about a
+/// second, which is how long librdkafka takes to fetch again, so that must not happen at every fetch.
+const QUEUED_BATCHES: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
