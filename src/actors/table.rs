@@ -12,8 +12,8 @@ use super::shard::{Deliver, Shard};
 use crate::events::record::{Offset, Partition, RecordBatch};
 use crate::ports::event_log::GroupHandle;
 
-/// Batches that a shard holds before its partition is paused (DESIGN §7.9). Room for some fetches of 1 MB: a paused partition costs about a
-/// second, which is how long librdkafka takes to fetch again, so that must not happen at every fetch.
+/// Batches that a shard holds before its partition is paused (DESIGN §7.9). Room for some fetches of 1 MB, so that not every one
+/// pauses its partition: with four, `bench/hot-shop` showed stalls of about a second after each fetch.
 const QUEUED_BATCHES: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
