@@ -12,9 +12,8 @@ use super::shard::{Deliver, Shard};
 use crate::events::record::{Offset, Partition, RecordBatch};
 use crate::ports::event_log::GroupHandle;
 
-/// Batches that a shard holds before its partition is paused (DESIGN §7.9). Room for some fetches of 1 MB, so that not every one
-/// pauses its partition: with four, `bench/hot-shop` showed stalls of about a second after each fetch.
-const QUEUED_BATCHES: usize = 32;
+/// Batches that a shard holds before its partition waits in the log's client (DESIGN §7.9).
+const QUEUED_BATCHES: usize = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {

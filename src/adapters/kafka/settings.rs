@@ -232,10 +232,15 @@ impl Role {
     fn tuning(&self) -> &'static [(&'static str, &'static str)] {
         match self {
             Role::Append => &[("linger.ms", "2"), ("queue.buffering.max.kbytes", "131072")],
-            // The client's own queue is memory of ours; a short back-off, because a full queue is normal while draining.
-            Role::Member { .. } => {
-                &[("queued.max.messages.kbytes", "16384"), ("fetch.queue.backoff.ms", "5"), ("fetch.error.backoff.ms", "100")]
-            }
+            // Each partition's queue is memory of ours and may pass its bound by one fetch; a short back-off, because a full queue
+            // is normal while draining. One fetch at a time waits for all partitions of a broker: a partition whose queue has room
+            // again is fetched after that.
+            Role::Member { .. } => &[
+                ("queued.max.messages.kbytes", "1024"),
+                ("fetch.queue.backoff.ms", "5"),
+                ("fetch.wait.max.ms", "100"),
+                ("fetch.error.backoff.ms", "100"),
+            ],
             Role::Reader => &[
                 ("queued.max.messages.kbytes", "8192"),
                 ("fetch.queue.backoff.ms", "2"),

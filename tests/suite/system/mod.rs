@@ -170,7 +170,7 @@ async fn a_node_with_some_roles_stays_and_a_second_one_on_its_port_leaves_it_alo
     site.json(&["shop", "add", SHOP, "--webhook-secret-env", "SHOP_SECRET"]);
     let ingest = site.start_with_roles("ingest");
     let client = Client::new(&ingest, "");
-    assert_eq!(client.get("/readyz?role=ingest").await.0, 200);
+    client.ready_at("/readyz?role=ingest").await;
     ingest.stop();
 
     let node = site.start();

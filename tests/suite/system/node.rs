@@ -250,9 +250,13 @@ impl Client {
 
     /// Waits until the node is ready: whatever it owns is live.
     pub async fn ready(&self) {
+        self.ready_at("/readyz").await;
+    }
+
+    pub async fn ready_at(&self, path: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let (status, told) = self.get("/readyz").await;
+            let (status, told) = self.get(path).await;
             if status == 200 {
                 return;
             }

@@ -1,24 +1,33 @@
-//! One assigned partition: what the sink has of it and what is under way.
+//! One assigned partition: its queue in librdkafka, what the sink has of it and what is under way.
+//!
+//! Each partition has a queue of its own, so that a partition whose sink is full is simply not polled: librdkafka fills the
+//! queue to its bound and stops fetching by itself. Pausing it instead would cost up to a second each time, because
+//! `rd_kafka_resume_partitions` does not wake the broker's thread, which sleeps that long when nothing was to be fetched.
 
-use rdkafka::message::{BorrowedMessage, Message};
+use std::time::Duration;
+
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::message::Message;
 
 use super::super::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS, copy};
+use super::context::MemberContext;
 use crate::events::record::{Offset, Partition, RecordBatch};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Paused; the sink has not started it.
+    /// The sink has not started it.
     Held,
-    /// To be sought to `expected` and resumed. librdkafka refuses that while it is still starting or stopping a partition.
-    Starting,
+    /// To be sought to `expected`. librdkafka refuses that while it is still starting or stopping a partition.
+    Seeking,
     Running,
-    /// Paused; the sink gave the batch back.
+    /// The sink gave the batch back.
     Full,
 }
 
 pub(super) struct Lane {
+    queue: PartitionQueue<MemberContext>,
     pub(super) phase: Phase,
-    /// Offset of the next record to take. What lies below was buffered before a seek or a pause and is dropped.
+    /// Offset of the next record to take. What lies below was buffered before a seek and is dropped.
     pub(super) expected: Offset,
     /// Offset up to which the sink has been told.
     told: Offset,
@@ -32,8 +41,10 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn held(partition: Partition, at: Offset) -> Self {
+    /// librdkafka begins it at `at`.
+    pub(super) fn held(queue: PartitionQueue<MemberContext>, partition: Partition, at: Offset) -> Self {
         Lane {
+            queue,
             phase: Phase::Held,
             expected: at,
             told: at,
@@ -43,32 +54,46 @@ impl Lane {
         }
     }
 
-    /// Begins at `from`, whatever was under way.
+    /// Begins at `from`, whatever was under way. Sought unless librdkafka stands there untouched: what it believes was consumed
+    /// may be ahead of what the sink took.
     pub(super) fn start(&mut self, from: Offset) {
-        self.phase = Phase::Starting;
+        let is_there = self.phase == Phase::Held && from == self.expected;
+        self.phase = if is_there { Phase::Running } else { Phase::Seeking };
         self.expected = from;
         self.told = from;
         self.batch = RecordBatch::new(self.batch.partition, from);
     }
 
-    /// Was sought to `expected` and resumed; `stale` is librdkafka's position from before.
+    /// Was sought to `expected`; `stale` is librdkafka's position from before.
     pub(super) fn run(&mut self, stale: Option<Offset>) {
         self.phase = Phase::Running;
         self.stale = stale;
     }
 
-    /// Takes a record; true when the batch is to be delivered at once.
-    pub(super) fn take(&mut self, m: &BorrowedMessage<'_>) -> bool {
-        if self.phase != Phase::Running || m.offset() < self.expected {
+    /// Takes what is in the queue, up to one batch; whether there was anything.
+    pub(super) fn fill(&mut self) -> bool {
+        if self.phase != Phase::Running {
             return false;
         }
-        if self.batch.is_empty() {
-            self.batch = RecordBatch::with_capacity(self.batch.partition, self.expected, self.usual.0, self.usual.1);
+        let mut any = false;
+        while let Some(polled) = self.queue.poll(Duration::ZERO) {
+            any = true;
+            // An error was told to the context as well, with a better reason.
+            let Ok(m) = polled else { continue };
+            if m.offset() < self.expected {
+                continue;
+            }
+            if self.batch.is_empty() {
+                self.batch = RecordBatch::with_capacity(self.batch.partition, self.expected, self.usual.0, self.usual.1);
+            }
+            copy::push(&mut self.batch, &m);
+            self.expected = m.offset() + 1;
+            self.stale = None;
+            if self.batch.len() >= MAX_BATCH_RECORDS || self.batch.bytes() >= MAX_BATCH_BYTES {
+                break;
+            }
         }
-        copy::push(&mut self.batch, m);
-        self.expected = m.offset() + 1;
-        self.stale = None;
-        self.batch.len() >= MAX_BATCH_RECORDS || self.batch.bytes() >= MAX_BATCH_BYTES
+        any
     }
 
     /// librdkafka stands at `at`: markers and aborted records below it are behind us.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as At, TopicPartitionList, TopicPartitionListElem};
 
@@ -15,15 +16,11 @@ use super::lane::{Lane, Phase};
 use super::{Command, GroupConsumer, Shared};
 use crate::adapters::kafka::errors::{self, Throttle};
 use crate::adapters::kafka::settings::{KafkaSettings, Role};
-use crate::events::record::{Offset, Partition, RecordBatch};
+use crate::events::record::{Offset, Partition};
 use crate::ports::event_log::{Assigned, GroupSink, LogError};
 
 /// Rest when there is nothing to do; a record or a command ends it.
 const REST: Duration = Duration::from_millis(50);
-/// A batch waits no longer than this while other partitions keep the queue from running empty.
-const LINGER: Duration = Duration::from_millis(10);
-/// Records between looks at commands, reports and the clock.
-const STRIDE: usize = 256;
 /// How often an idle member looks whether markers moved its position.
 const LOOK: Duration = Duration::from_millis(250);
 const SEEK: Duration = Duration::from_secs(5);
@@ -85,48 +82,31 @@ impl Member {
         self.lose_everything();
     }
 
-    /// Polls until the queue is empty, tells the sink, rests.
+    /// One round: what librdkafka has to say, what was asked for, a batch of each partition that has one.
     fn serve(&mut self) -> Next {
+        // Records come through the partitions' own queues; here are only rebalances and errors, and the context was told.
         let consumer = self.consumer.clone();
-        let mut oldest = Instant::now();
-        let mut taken = 0;
-        loop {
-            match consumer.poll(Duration::ZERO) {
-                Some(Ok(m)) => {
-                    taken += 1;
-                    if self.lanes.get_mut(&m.partition()).is_some_and(|lane| lane.take(&m)) {
-                        self.flush(m.partition());
-                    }
-                    if taken % STRIDE != 0 {
-                        continue;
-                    }
-                    if oldest.elapsed() >= LINGER {
-                        self.flush_all();
-                        oldest = Instant::now();
-                    }
-                }
-                // The context was told as well, with a better reason.
-                Some(Err(_)) => taken += 1,
-                None => {
-                    let (next, busy) = self.act();
-                    if !matches!(next, Next::Go) {
-                        return next;
-                    }
-                    if taken > 0 || self.looked.elapsed() >= LOOK {
-                        self.advance();
-                    }
-                    self.flush_all();
-                    if taken == 0 && !busy {
-                        std::thread::park_timeout(REST);
-                    }
-                    return Next::Go;
-                }
-            }
-            let (next, _) = self.act();
-            if !matches!(next, Next::Go) {
-                return next;
+        while let Some(polled) = consumer.poll(Duration::ZERO) {
+            if polled.is_ok_and(|m| self.lanes.contains_key(&m.partition())) {
+                tracing::error!("librdkafka does not use the partitions' own queues; the consumer is opened anew");
+                return Next::Reopen;
             }
         }
+        let (next, mut busy) = self.act();
+        if !matches!(next, Next::Go) {
+            return next;
+        }
+        for lane in self.lanes.values_mut() {
+            busy |= lane.fill();
+        }
+        if busy || self.looked.elapsed() >= LOOK {
+            self.advance();
+        }
+        self.deliver();
+        if !busy {
+            std::thread::park_timeout(REST);
+        }
+        Next::Go
     }
 
     /// Commands and reports; whether there were any, or any is left to try again.
@@ -159,7 +139,7 @@ impl Member {
                 Command::Leave => return (Next::Leave, true),
             }
         }
-        self.begin_started();
+        self.seek_started();
         (Next::Go, busy)
     }
 
@@ -180,21 +160,22 @@ impl Member {
         let topic = self.shared.topic.clone();
         let mut list = TopicPartitionList::with_capacity(places.len());
         for place in places {
+            // Before librdkafka begins to fetch, or the first records go to the common queue.
+            let Some(queue) = queue_of(&self.consumer, &self.shared, place.partition) else {
+                return self.answer(Err(KafkaError::Canceled), "setting up a partition's queue");
+            };
             if let Err(e) = list.add_partition_offset(&topic, place.partition, At::Offset(place.first)) {
                 return self.answer(Err(e), "assigning partitions");
             }
+            self.lanes.insert(place.partition, Lane::held(queue, place.partition, place.first));
         }
         if let Err(e) = self.consumer.incremental_assign(&list) {
+            places.iter().for_each(|p| drop(self.lanes.remove(&p.partition)));
             return self.answer(Err(e), "assigning partitions");
         }
-        // Fetching may have begun; what came of it is dropped, because its lane does not run.
-        self.answer(self.consumer.pause(&list), "pausing new partitions");
         {
             let mut membership = self.shared.membership();
             membership.owned.extend(places.iter().map(|p| p.partition));
-        }
-        for place in places {
-            self.lanes.insert(place.partition, Lane::held(place.partition, place.first));
         }
         self.sink.assigned(places.iter().map(|p| Assigned { partition: p.partition, committed: p.committed }).collect());
     }
@@ -235,41 +216,26 @@ impl Member {
         self.hand_over(partitions, true);
     }
 
-    fn start(&mut self, partition: Partition, from: i64) {
-        let Some(lane) = self.lanes.get_mut(&partition) else { return };
-        let was = lane.phase;
-        lane.start(from);
-        if was == Phase::Running {
-            self.pause(partition);
+    fn start(&mut self, partition: Partition, from: Offset) {
+        if let Some(lane) = self.lanes.get_mut(&partition) {
+            lane.start(from);
         }
     }
 
     fn resume(&mut self, partition: Partition) {
-        let Some(lane) = self.lanes.get_mut(&partition) else { return };
-        if lane.phase != Phase::Full {
-            return;
-        }
-        let Some(batch) = lane.due() else { return };
-        match self.sink.deliver(batch) {
-            Ok(()) => lane.phase = Phase::Starting,
-            Err(batch) => lane.give_back(batch),
-        }
+        let Some(lane) = self.lanes.get_mut(&partition).filter(|lane| lane.phase == Phase::Full) else { return };
+        lane.phase = Phase::Running;
+        deliver(lane, &mut *self.sink);
     }
 
-    /// Seeks and resumes. Always to an explicit offset: what librdkafka believes was consumed may be ahead of what the
-    /// sink took.
-    fn begin_started(&mut self) {
-        if !self.lanes.values().any(|lane| lane.phase == Phase::Starting) {
+    fn seek_started(&mut self) {
+        if !self.lanes.values().any(|lane| lane.phase == Phase::Seeking) {
             return;
         }
         // Before the seek, and nothing is polled in between: what it changes to afterwards is of records after the seek.
         let before = self.positions();
-        for (partition, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.phase == Phase::Starting) {
-            let mut list = TopicPartitionList::with_capacity(1);
-            list.add_partition(&self.shared.topic, *partition);
-            let at = At::Offset(lane.expected);
-            let sought = self.consumer.seek(&self.shared.topic, *partition, at, SEEK).and_then(|()| self.consumer.resume(&list));
-            match sought {
+        for (partition, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.phase == Phase::Seeking) {
+            match self.consumer.seek(&self.shared.topic, *partition, At::Offset(lane.expected), SEEK) {
                 Ok(()) => lane.run(before.get(partition).copied()),
                 // librdkafka has not begun the partition, or is still ending its former life; the next round tries again.
                 Err(error) => tracing::debug!(partition, %error, "not started yet"),
@@ -277,36 +243,9 @@ impl Member {
         }
     }
 
-    fn pause(&mut self, partition: Partition) {
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition(&self.shared.topic, partition);
-        self.answer(self.consumer.pause(&list), "pausing a partition");
-    }
-
-    fn flush(&mut self, partition: Partition) {
-        let Some(lane) = self.lanes.get_mut(&partition).filter(|lane| lane.phase == Phase::Running) else { return };
-        let Some(batch) = lane.due() else { return };
-        if let Err(batch) = self.sink.deliver(batch) {
-            lane.give_back(batch);
-            self.pause(partition);
-        }
-    }
-
-    fn flush_all(&mut self) {
-        let mut full: Vec<RecordBatch> = Vec::new();
+    fn deliver(&mut self) {
         for lane in self.lanes.values_mut().filter(|lane| lane.phase == Phase::Running) {
-            if let Some(batch) = lane.due()
-                && let Err(batch) = self.sink.deliver(batch)
-            {
-                full.push(batch);
-            }
-        }
-        for batch in full {
-            let partition = batch.partition;
-            if let Some(lane) = self.lanes.get_mut(&partition) {
-                lane.give_back(batch);
-            }
-            self.pause(partition);
+            deliver(lane, &mut *self.sink);
         }
     }
 
@@ -395,6 +334,26 @@ impl Member {
             }
         }
     }
+}
+
+fn deliver(lane: &mut Lane, sink: &mut dyn GroupSink) {
+    if let Some(batch) = lane.due()
+        && let Err(batch) = sink.deliver(batch)
+    {
+        lane.give_back(batch);
+    }
+}
+
+/// The partition's own queue, which wakes the member's thread.
+fn queue_of(consumer: &Arc<GroupConsumer>, shared: &Arc<Shared>, partition: Partition) -> Option<PartitionQueue<MemberContext>> {
+    let mut queue = consumer.split_partition_queue(&shared.topic, partition)?;
+    let waker = Arc::downgrade(shared);
+    queue.set_nonempty_callback(move || {
+        if let Some(shared) = waker.upgrade() {
+            shared.wake();
+        }
+    });
+    Some(queue)
 }
 
 fn subscribe(settings: &KafkaSettings, shared: &Arc<Shared>) -> Result<Arc<GroupConsumer>, LogError> {

@@ -2,8 +2,8 @@
 //!
 //! `context` takes what librdkafka reports during a poll, `lane` is one assigned partition, `assignment` finds where
 //! new partitions stand, `member` is the thread that brings them together. A partition is delivered only between
-//! `GroupHandle::start` and its revocation; every start and every resumption seeks explicitly to the next offset that the sink
-//! lacks, so what librdkafka had buffered before does not matter.
+//! `GroupHandle::start` and its revocation; a start elsewhere than where librdkafka began it seeks, so what was buffered before
+//! does not matter.
 
 mod assignment;
 mod context;
