@@ -5,13 +5,14 @@ use uuid::Uuid;
 
 use super::rules::Scope;
 use crate::events::decision::Kind;
-use crate::events::fact::{Move, ProposalMoved};
+use crate::events::fact::{Move, MoveDetails, ProposalMoved};
 use crate::events::ids::{LocationId, TransferId};
 use crate::events::record::Offset;
 use crate::events::time::Millis;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum State {
+    #[default]
     Proposed,
     /// At least one route is done.
     Sent,
@@ -125,7 +126,12 @@ pub struct Proposal {
     /// Of the last move.
     pub note: Option<Box<str>>,
     pub carriers: Vec<Carrier>,
+    /// The last receipts of a part, by what told of them.
+    pub receipts: Vec<Box<str>>,
 }
+
+/// Receipts that are remembered. An act is told again within seconds, and orders arrive in few parts.
+const RECEIPTS: usize = 16;
 
 /// What a move did, or would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,18 +149,21 @@ impl Proposal {
         if self.state.is_open() { self.quantity.unwrap_or(0).saturating_sub(self.received).max(0) } else { 0 }
     }
 
-    fn toward(&self, to: State) -> Moved {
-        if to == self.state {
-            Moved::Already
-        } else if to > self.state && self.state.is_open() {
-            Moved::Done
-        } else {
-            Moved::Illegal
+    fn standing(&self) -> Standing<'_> {
+        Standing {
+            state: self.state,
+            quantity: self.quantity,
+            received: self.received,
+            assigned_to: self.assigned_to.as_deref(),
+            snooze: self.snooze,
+            eta: self.eta,
+            reference: self.reference.as_deref(),
+            receipts: &self.receipts,
         }
     }
 
     pub fn advance(&mut self, to: State) -> Moved {
-        let moved = self.toward(to);
+        let moved = self.standing().toward(to);
         if moved == Moved::Done {
             self.state = to;
             if !to.is_open() {
@@ -164,35 +173,9 @@ impl Proposal {
         moved
     }
 
-    /// What [`Proposal::apply`] would do. A repeat is [`Moved::Already`]; a move that says something new, where there is anything to be
-    /// said, is not one: assigned to somebody else, snoozed longer, ordered with another quantity or date.
+    /// What [`Proposal::apply`] would do.
     pub fn would(&self, m: &ProposalMoved) -> Moved {
-        let d = &m.details;
-        let told_anew = |is_new: bool| if is_new { Moved::Done } else { Moved::Already };
-        match m.moved {
-            Move::Acknowledge => self.toward(State::Acknowledged),
-            Move::InTransit => self.toward(State::InTransit),
-            Move::Cancel => self.toward(State::Cancelled),
-            Move::Ordered | Move::Received if d.quantity.is_some_and(|units| units < 1) => Moved::Illegal,
-            Move::Received => self.toward(State::Received),
-            Move::Ordered => match self.toward(State::Ordered) {
-                Moved::Already => told_anew(
-                    (d.quantity.is_some() && d.quantity != self.quantity)
-                        || (d.eta.is_some() && d.eta != self.eta)
-                        || (d.reference.is_some() && d.reference.as_deref() != self.reference.as_deref()),
-                ),
-                other => other,
-            },
-            Move::Assign | Move::Snooze if !self.state.is_open() => Moved::Illegal,
-            Move::Assign => match d.to.as_deref() {
-                None => Moved::Illegal,
-                to => told_anew(to != self.assigned_to.as_deref()),
-            },
-            Move::Snooze => match snooze_of(m) {
-                None => Moved::Illegal,
-                snooze => told_anew(snooze != self.snooze),
-            },
-        }
+        self.standing().would(m.moved, &m.details)
     }
 
     pub fn apply(&mut self, m: &ProposalMoved) -> Moved {
@@ -201,25 +184,26 @@ impl Proposal {
             return moved;
         }
         let d = &m.details;
+        let next = self.standing().after(m.moved, d);
         let text = |t: &Option<String>| t.as_deref().map(Box::from);
         match m.moved {
-            Move::Acknowledge => _ = self.advance(State::Acknowledged),
-            Move::InTransit => _ = self.advance(State::InTransit),
-            Move::Cancel => _ = self.advance(State::Cancelled),
+            Move::Acknowledge | Move::InTransit | Move::Cancel => {}
             Move::Assign => self.assigned_to = text(&d.to),
-            Move::Snooze => self.snooze = snooze_of(m),
+            Move::Snooze => self.snooze = snooze_of(d),
             Move::Ordered => {
-                self.advance(State::Ordered);
                 self.quantity = d.quantity.or(self.quantity);
                 self.eta = d.eta.or(self.eta);
                 self.reference = text(&d.reference).or(self.reference.take());
             }
             Move::Received => {
                 self.received = self.received.saturating_add(d.quantity.unwrap_or(self.under_way()));
-                // Less than ordered keeps it open; that somebody has ordered it, its arrival says.
-                self.advance(if self.under_way() == 0 { State::Received } else { State::Ordered });
+                if let Some(receipt) = text(&d.receipt) {
+                    self.receipts.drain(..(self.receipts.len() + 1).saturating_sub(RECEIPTS));
+                    self.receipts.push(receipt);
+                }
             }
         }
+        self.advance(next);
         self.note = text(&d.note);
         moved
     }
@@ -249,8 +233,83 @@ impl Proposal {
     }
 }
 
-fn snooze_of(m: &ProposalMoved) -> Option<Snooze> {
-    let snooze = Snooze { until: m.details.until, level: m.details.level };
+/// What of a proposal decides which moves it allows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Standing<'a> {
+    pub state: State,
+    pub quantity: Option<i64>,
+    pub received: i64,
+    pub assigned_to: Option<&'a str>,
+    pub snooze: Option<Snooze>,
+    pub eta: Option<Millis>,
+    pub reference: Option<&'a str>,
+    pub receipts: &'a [Box<str>],
+}
+
+impl Standing<'_> {
+    fn toward(&self, to: State) -> Moved {
+        if to == self.state {
+            Moved::Already
+        } else if to > self.state && self.state.is_open() {
+            Moved::Done
+        } else {
+            Moved::Illegal
+        }
+    }
+
+    /// A repeat is [`Moved::Already`]; a move that says something new, where there is anything to be said, is not one: assigned to
+    /// somebody else, snoozed longer, ordered with another quantity or date.
+    pub fn would(&self, moved: Move, d: &MoveDetails) -> Moved {
+        let told_anew = |is_new: bool| if is_new { Moved::Done } else { Moved::Already };
+        match moved {
+            Move::Acknowledge => self.toward(State::Acknowledged),
+            Move::InTransit => self.toward(State::InTransit),
+            Move::Cancel => self.toward(State::Cancelled),
+            Move::Ordered | Move::Received if d.quantity.is_some_and(|units| units < 1) => Moved::Illegal,
+            Move::Received if d.receipt.as_deref().is_some_and(|r| self.receipts.iter().any(|known| **known == *r)) => {
+                Moved::Already
+            }
+            Move::Received => self.toward(State::Received),
+            Move::Ordered => match self.toward(State::Ordered) {
+                Moved::Already => told_anew(
+                    (d.quantity.is_some() && d.quantity != self.quantity)
+                        || (d.eta.is_some() && d.eta != self.eta)
+                        || (d.reference.is_some() && d.reference.as_deref() != self.reference),
+                ),
+                other => other,
+            },
+            Move::Assign | Move::Snooze if !self.state.is_open() => Moved::Illegal,
+            Move::Assign => match d.to.as_deref() {
+                None => Moved::Illegal,
+                to => told_anew(to != self.assigned_to),
+            },
+            Move::Snooze => match snooze_of(d) {
+                None => Moved::Illegal,
+                snooze => told_anew(snooze != self.snooze),
+            },
+        }
+    }
+
+    /// The state after a move that [`Standing::would`] be done.
+    pub fn after(&self, moved: Move, d: &MoveDetails) -> State {
+        match moved {
+            Move::Acknowledge => State::Acknowledged,
+            Move::Ordered => State::Ordered.max(self.state),
+            Move::InTransit => State::InTransit,
+            Move::Cancel => State::Cancelled,
+            Move::Assign | Move::Snooze => self.state,
+            // Less than ordered keeps it open; that somebody has ordered it, its arrival says.
+            Move::Received => {
+                let outstanding = self.quantity.unwrap_or(0).saturating_sub(self.received);
+                let is_rest_due = d.quantity.is_some_and(|units| units < outstanding);
+                if is_rest_due { State::Ordered.max(self.state) } else { State::Received }
+            }
+        }
+    }
+}
+
+fn snooze_of(d: &MoveDetails) -> Option<Snooze> {
+    let snooze = Snooze { until: d.until, level: d.level };
     (snooze.until.is_some() || snooze.level.is_some()).then_some(snooze)
 }
 
@@ -259,7 +318,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::events::fact::MoveDetails;
     use crate::events::ids::VariantId;
 
     fn proposal(state: State) -> Proposal {
@@ -283,6 +341,7 @@ mod tests {
             reference: None,
             note: None,
             carriers: Vec::new(),
+            receipts: Vec::new(),
         }
     }
 
@@ -340,6 +399,20 @@ mod tests {
     }
 
     #[test]
+    fn a_receipt_that_is_told_again_is_counted_once_as_long_as_it_is_remembered() {
+        let mut p = proposal(State::Sent);
+        let some = |name: &str| {
+            moved(Move::Received, MoveDetails { quantity: Some(1), receipt: Some(name.to_owned()), ..MoveDetails::default() })
+        };
+        assert_eq!([p.apply(&some("a")), p.apply(&some("a")), p.apply(&some("b"))], [Moved::Done, Moved::Already, Moved::Done]);
+        assert_eq!(p.received, 2);
+        for n in 0..RECEIPTS {
+            p.apply(&some(&n.to_string()));
+        }
+        assert_eq!((p.receipts.len(), p.would(&some("b")), p.would(&some("0"))), (RECEIPTS, Moved::Done, Moved::Already));
+    }
+
+    #[test]
     fn a_snooze_ends_at_its_time_or_level_or_with_the_proposal() {
         let snooze = |until, level| moved(Move::Snooze, MoveDetails { until, level, ..MoveDetails::default() });
         let mut p = proposal(State::Proposed);
@@ -358,7 +431,7 @@ mod tests {
         let few = || proptest::option::of(-1i64..3);
         let text = || proptest::option::of(proptest::sample::select(vec!["a".to_owned(), "b".to_owned()]));
         (few(), few(), few(), few(), text(), text(), text()).prop_map(|(quantity, eta, until, level, reference, to, note)| {
-            MoveDetails { quantity, eta, reference, until, level, to, note }
+            MoveDetails { quantity, eta, reference, until, level, to, note, receipt: None }
         })
     }
 

@@ -29,6 +29,7 @@ pub struct ShardState {
 impl snapshot::State for ShardState {
     /// Unchanged since.
     type V1 = ShardState;
+    type V2 = ShardState;
 }
 
 #[derive(Debug, Clone, Default)]

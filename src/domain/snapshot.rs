@@ -1,7 +1,8 @@
 //! Encoding of states for snapshots: versioned, checksummed (DESIGN §3).
 //!
-//! Version 1: postcard. Version 2: proposals have the attributes that moves give them, shops know their transfers. A version is read for
-//! ever: what it wrote stands frozen beside the present form ([`State::V1`]), with the upcast; golden files show both. To make the next
+//! Version 1: postcard. Version 2: proposals have the attributes that moves give them, shops know their transfers. Version 3: proposals
+//! know the receipts that were counted. A version is read for ever: what it wrote stands frozen beside the present form ([`State::V1`],
+//! [`State::V2`]), with the upcast; golden files show all. To make the next
 //! one, freeze the present form of what changes the same way, and read it in [`decode`].
 
 use serde::Serialize;
@@ -10,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::events::record::{Offset, Partition};
 
 /// Version of the encoding written now.
-pub const VERSION: i16 = 2;
+pub const VERSION: i16 = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
@@ -53,6 +54,7 @@ impl Seal<'_> {
 pub trait State: Serialize + DeserializeOwned {
     /// What version 1 wrote; `into` is the upcast.
     type V1: DeserializeOwned + Into<Self>;
+    type V2: DeserializeOwned + Into<Self>;
 }
 
 pub fn encode<T: State>(state: &T) -> Vec<u8> {
@@ -66,6 +68,7 @@ pub fn decode<T: State>(seal: &Seal<'_>, checksum: i64, state: &[u8]) -> Result<
     let read = match seal.version {
         VERSION => postcard::from_bytes(state),
         1 => postcard::from_bytes::<T::V1>(state).map(Into::into),
+        2 => postcard::from_bytes::<T::V2>(state).map(Into::into),
         other => return Err(SnapshotError::Version(other)),
     };
     read.map_err(|e| SnapshotError::Decode(e.to_string()))

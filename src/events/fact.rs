@@ -300,6 +300,10 @@ pub struct MoveDetails {
     pub to: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Names the act that told of a receipt: units that came with it are counted once, however often and through whichever node it
+    /// was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
-use self::ruling::{Ruling, Standing, check};
+use self::ruling::{Known, Ruling, check};
 use super::settings::WallClock;
 use crate::domain::proposal::State;
-use crate::events::fact::{FactType, ProposalMoved, VERSION, header};
+use crate::events::fact::{FactType, Move, ProposalMoved, VERSION, header};
 use crate::events::ids::VariantId;
 use crate::events::record::{NewRecord, Position, Topic};
 use crate::events::time::{self, Millis};
@@ -87,10 +87,10 @@ impl Mover {
         let Some(variant) = row.opening.variant_id else {
             return Err(MoveError::Illegal("a reorder of a pooled SKU cannot be moved in this version".to_owned()));
         };
-        let standing = self.standing(&row, variant).await?;
-        let next = match standing.rule(request.moved, &request.details) {
+        let known = self.known(&row, variant).await?;
+        let next = match known.rule(request.moved, &request.details) {
             Ruling::Go(next) => next,
-            Ruling::Already => return Ok(MoveOutcome::Already { state: standing.state().as_str().to_owned() }),
+            Ruling::Already => return Ok(MoveOutcome::Already { state: known.state().as_str().to_owned() }),
             Ruling::Illegal(why) => return Err(MoveError::Illegal(why)),
         };
         let record = self.fact(&row, variant, &request);
@@ -111,7 +111,7 @@ impl Mover {
     }
 
     /// The live variant knows open proposals; what became of closed ones stands in the list, which may lag a moment.
-    async fn standing(&self, row: &Reorder, variant: VariantId) -> Result<Standing, MoveError> {
+    async fn known(&self, row: &Reorder, variant: VariantId) -> Result<Known, MoveError> {
         let after = Position { partition: row.partition, offset: row.version };
         let open = match self.queries.variant(&row.opening.shop, variant, Some(after), LIVE_WITHIN).await {
             Ok(view) => view.open_proposals.into_iter().find(|p| p.proposal_id == row.opening.proposal_id),
@@ -121,11 +121,11 @@ impl Mover {
             Err(e) => return Err(unavailable(e.to_string())),
         };
         if let Some(open) = open {
-            return Ok(Standing::Open(Box::new(open)));
+            return Ok(Known::Open(Box::new(open)));
         }
         let state = self.until_closed(row.clone()).await?.state;
         let unknown = || MoveError::Illegal(format!("this version does not know the state \"{state}\" of the reorder"));
-        State::parse(&state).map(Standing::Closed).ok_or_else(unknown)
+        State::parse(&state).map(Known::Closed).ok_or_else(unknown)
     }
 
     async fn until_closed(&self, mut row: Reorder) -> Result<Reorder, MoveError> {
@@ -144,14 +144,11 @@ impl Mover {
         let now = time::format((self.clock)());
         let MoveRequest { proposal_id, moved, .. } = *request;
         let dedupe = request.dedupe_id.clone().unwrap_or_else(|| format!("{proposal_id}/{}/{now}", moved.as_str()));
-        let fact = ProposalMoved {
-            proposal_id,
-            variant_id,
-            moved,
-            by: request.by.clone(),
-            via: request.via.clone(),
-            details: request.details.clone(),
-        };
+        let mut details = request.details.clone();
+        if moved == Move::Received {
+            details.receipt = Some(dedupe.clone());
+        }
+        let fact = ProposalMoved { proposal_id, variant_id, moved, by: request.by.clone(), via: request.via.clone(), details };
         NewRecord {
             topic: Topic::Facts,
             // Where the shop lives: a foreign producer may have put it elsewhere than its key says.
@@ -178,17 +175,14 @@ impl Mover {
     }
 
     /// The state as the list shows it, once the fact has come through; none if that takes too long. A fact that changed nothing
-    /// after all (another node was faster) does not show, and is waited for in vain.
+    /// after all (another node was faster, a receipt was told again) does not show, is waited for in vain, and the list is right.
     async fn until_shown(&self, row: &Reorder, variant: VariantId, position: Position, wait: Duration) -> Option<String> {
         let deadline = self.deadline(wait);
         self.queries.variant(&row.opening.shop, variant, Some(position), wait).await.ok()?;
         loop {
             let row = self.reorders.reorder(row.opening.proposal_id).await.ok()??;
-            if row.version >= position.offset {
+            if row.version >= position.offset || (self.clock)() >= deadline {
                 return Some(row.state);
-            }
-            if (self.clock)() >= deadline {
-                return None;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

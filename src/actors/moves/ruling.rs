@@ -1,7 +1,7 @@
 //! Whether a move may be made now. The fold decides again, and finally, when it reads the fact; this spares the log what would
 //! change nothing, and tells the caller why.
 
-use crate::domain::proposal::State;
+use crate::domain::proposal::{Moved, Snooze, Standing, State};
 use crate::domain::views::ProposalView;
 use crate::events::fact::{Move, MoveDetails};
 use crate::events::time::Millis;
@@ -12,7 +12,7 @@ const MAX_UNITS: i64 = 1_000_000_000_000;
 
 /// A proposal as it is known now.
 #[derive(Debug, Clone)]
-pub enum Standing {
+pub enum Known {
     Open(Box<ProposalView>),
     Closed(State),
 }
@@ -25,57 +25,35 @@ pub enum Ruling {
     Illegal(String),
 }
 
-impl Standing {
+impl Known {
     pub fn state(&self) -> State {
+        self.standing().state
+    }
+
+    fn standing(&self) -> Standing<'_> {
         match self {
-            Standing::Open(view) => view.state,
-            Standing::Closed(state) => *state,
-        }
-    }
-
-    /// As [`crate::domain::proposal::Proposal::would`].
-    pub fn rule(&self, moved: Move, details: &MoveDetails) -> Ruling {
-        let now = self.state();
-        let told_anew = |is_new: bool| if is_new { Ruling::Go(now) } else { Ruling::Already };
-        let view = match self {
-            Standing::Open(view) => view,
-            Standing::Closed(State::Received) if moved == Move::Received => return Ruling::Already,
-            Standing::Closed(State::Cancelled) if moved == Move::Cancel => return Ruling::Already,
-            Standing::Closed(_) => return self.illegal(moved),
-        };
-        match moved {
-            Move::Acknowledge => self.toward(State::Acknowledged, moved),
-            Move::InTransit => self.toward(State::InTransit, moved),
-            Move::Cancel => self.toward(State::Cancelled, moved),
-            Move::Ordered => match self.toward(State::Ordered, moved) {
-                Ruling::Already => told_anew(
-                    (details.quantity.is_some() && details.quantity != view.quantity)
-                        || (details.eta.is_some() && details.eta != view.eta)
-                        || (details.reference.is_some() && details.reference != view.reference),
-                ),
-                ruling => ruling,
+            Known::Closed(state) => Standing { state: *state, ..Standing::default() },
+            Known::Open(view) => Standing {
+                state: view.state,
+                quantity: view.quantity,
+                received: view.received,
+                assigned_to: view.assigned_to.as_deref(),
+                snooze: (view.snoozed_until.is_some() || view.snoozed_level.is_some())
+                    .then_some(Snooze { until: view.snoozed_until, level: view.snoozed_level }),
+                eta: view.eta,
+                reference: view.reference.as_deref(),
+                // A receipt that is told again is written again; the fold knows it.
+                receipts: &[],
             },
-            Move::Received => {
-                let outstanding = view.quantity.unwrap_or(0).saturating_sub(view.received);
-                match details.quantity.is_some_and(|units| units < outstanding) {
-                    // Less than ordered keeps it open.
-                    true => Ruling::Go(now.max(State::Ordered)),
-                    false => self.toward(State::Received, moved),
-                }
-            }
-            Move::Assign => told_anew(details.to != view.assigned_to),
-            Move::Snooze => told_anew((details.until, details.level) != (view.snoozed_until, view.snoozed_level)),
         }
     }
 
-    /// Forward only, skipping allowed (DESIGN §4).
-    fn toward(&self, to: State, moved: Move) -> Ruling {
-        if to == self.state() {
-            Ruling::Already
-        } else if to > self.state() && self.state().is_open() {
-            Ruling::Go(to)
-        } else {
-            self.illegal(moved)
+    pub fn rule(&self, moved: Move, details: &MoveDetails) -> Ruling {
+        let standing = self.standing();
+        match standing.would(moved, details) {
+            Moved::Done => Ruling::Go(standing.after(moved, details)),
+            Moved::Already => Ruling::Already,
+            Moved::Illegal => self.illegal(moved),
         }
     }
 
@@ -132,7 +110,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::proposal::{Moved, Proposal, ResolvesAt, Snooze};
+    use crate::domain::proposal::{Proposal, ResolvesAt};
     use crate::domain::rules::Scope;
     use crate::events::decision::Kind;
     use crate::events::fact::ProposalMoved;
@@ -159,18 +137,19 @@ mod tests {
             reference: Some("b".into()),
             note: None,
             carriers: Vec::new(),
+            receipts: Vec::new(),
         }
     }
 
-    fn standing(p: &Proposal) -> Standing {
-        if p.state.is_open() { Standing::Open(Box::new(ProposalView::of(p))) } else { Standing::Closed(p.state) }
+    fn known(p: &Proposal) -> Known {
+        if p.state.is_open() { Known::Open(Box::new(ProposalView::of(p))) } else { Known::Closed(p.state) }
     }
 
     fn details() -> impl Strategy<Value = MoveDetails> {
         let few = || proptest::option::of(1i64..12);
         let text = || proptest::option::of(proptest::sample::select(vec!["a".to_owned(), "b".to_owned()]));
         (few(), few(), few(), few(), text(), text(), text()).prop_map(|(quantity, eta, until, level, reference, to, note)| {
-            MoveDetails { quantity, eta, reference, until, level, to, note }
+            MoveDetails { quantity, eta, reference, until, level, to, note, receipt: None }
         })
     }
 
@@ -184,7 +163,7 @@ mod tests {
         ) {
             prop_assume!(check(moved, &details, 0).is_ok());
             let mut p = proposal(state);
-            let ruling = standing(&p).rule(moved, &details);
+            let ruling = known(&p).rule(moved, &details);
             let m = ProposalMoved {
                 proposal_id: p.id, variant_id: VariantId(7), moved, by: "t".into(), via: "api".into(), details,
             };
@@ -199,11 +178,9 @@ mod tests {
     #[test]
     fn a_refusal_says_the_state_and_what_is_allowed() {
         let none = MoveDetails::default();
-        let Ruling::Illegal(told) = standing(&proposal(State::Ordered)).rule(Move::Acknowledge, &none) else {
-            panic!("backward")
-        };
+        let Ruling::Illegal(told) = known(&proposal(State::Ordered)).rule(Move::Acknowledge, &none) else { panic!("backward") };
         assert!(told.contains("is ordered") && told.contains("in-transit, received, cancel"), "{told}");
-        let Ruling::Illegal(told) = standing(&proposal(State::Cancelled)).rule(Move::Assign, &none) else { panic!("closed") };
+        let Ruling::Illegal(told) = known(&proposal(State::Cancelled)).rule(Move::Assign, &none) else { panic!("closed") };
         assert!(told.contains("is cancelled") && told.contains("closed"), "{told}");
     }
 

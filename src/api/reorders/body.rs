@@ -40,6 +40,7 @@ pub fn details(moved: Move, body: &[u8]) -> Result<MoveDetails, Problem> {
         level: number(&map, "level")?,
         to: text(&map, "to")?,
         note: text(&map, "note")?,
+        receipt: None,
     })
 }
 

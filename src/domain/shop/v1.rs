@@ -22,6 +22,8 @@ pub struct ShopStateV1 {
 
 impl snapshot::State for ShopState {
     type V1 = ShopStateV1;
+    /// Unchanged since.
+    type V2 = ShopState;
 }
 
 impl From<ShopStateV1> for ShopState {

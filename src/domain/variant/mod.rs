@@ -9,6 +9,7 @@ mod decide;
 mod proposals;
 mod triggers;
 mod v1;
+mod v2;
 
 use std::sync::Arc;
 

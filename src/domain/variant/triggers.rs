@@ -272,5 +272,6 @@ pub(super) fn opened(active: &ActiveRule, decision: &Decision, at: At) -> Propos
         reference: None,
         note: None,
         carriers: Vec::new(),
+        receipts: Vec::new(),
     }
 }

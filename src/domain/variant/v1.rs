@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use uuid::Uuid;
 
+use super::v2::VariantStateV2;
 use super::{Arm, VariantState};
 use crate::domain::proposal::{Proposal, ResolvesAt, State};
 use crate::domain::rules::Scope;
@@ -54,6 +55,7 @@ struct ProposalV1 {
 
 impl snapshot::State for VariantState {
     type V1 = VariantStateV1;
+    type V2 = VariantStateV2;
 }
 
 impl From<VariantStateV1> for VariantState {
@@ -99,6 +101,7 @@ impl From<ProposalV1> for Proposal {
             reference: None,
             note: None,
             carriers: Vec::new(),
+            receipts: Vec::new(),
         }
     }
 }

@@ -43,6 +43,7 @@ impl Installation {
         std::fs::write(dir.path().join("rules.toml"), rules).expect("the rules");
         let log = dir.path().join("node.log");
         let node = Node::try_start(command(&dir, &["serve"]), log).unwrap_or_else(|told| panic!("the node ended early: {told}"));
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let (http, base) = (reqwest::Client::new(), node.base.clone());
         let mut installation = Installation { dir, node: Some(node), http, base, staff: String::new() };
         installation.json(&["shop", "add", SHOP, "--webhook-secret-env", "SHOP_SECRET"]);
@@ -89,6 +90,13 @@ impl Installation {
         }
         let answer = request.send().await.expect("an answer");
         (answer.status().as_u16(), answer.json().await.expect("JSON"))
+    }
+
+    /// Units that arrived in one box; told twice they arrived once. The status of the answer.
+    async fn box_arrived(&self, id: &str, name: &str, units: i64) -> u16 {
+        let request = self.http.post(format!("{}/v1/reorders/{id}/received", self.base)).bearer_auth(&self.staff);
+        let request = request.header("idempotency-key", name).body(json!({ "quantity": units }).to_string());
+        request.send().await.expect("an answer").status().as_u16()
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -189,20 +197,24 @@ async fn what_stock_does_shows_and_so_does_a_restart() {
     let second = second.as_str().expect("an id").to_owned();
     assert_ne!(second, id);
     site.make(&second, "acknowledge", json!({})).await;
+    assert_eq!(site.box_arrived(&second, "box-1", 5).await, 200);
     site.node.take().expect("runs").kill();
     let node = Node::try_start(command(&site.dir, &["serve"]), site.dir.path().join("node.log")).expect("it starts again");
     site.base.clone_from(&node.base);
     let path = format!("/v1/reorders/{second}");
     let kept = site.get(&path).await;
-    assert_eq!(kept["state"], "acknowledged");
+    assert_eq!((&kept["state"], &kept["received"]), (&json!("ordered"), &json!(5)));
     assert_eq!(
         site.until("/v1/reorders", "both are there", |l| l["reorders"].as_array().is_some_and(|r| r.len() == 2)).await["next_cursor"],
         Value::Null
     );
     let deadline = Instant::now() + PATIENCE;
-    while site.call(Method::POST, &format!("{path}/cancel"), None).await.0 == 503 {
+    while site.box_arrived(&second, "box-1", 5).await == 503 {
         assert!(Instant::now() < deadline, "it never gets ready");
     }
+    assert_eq!(site.box_arrived(&second, "box-2", 2).await, 200);
+    assert_eq!(site.get(&path).await["received"], 7, "a box that is told of again after a crash is counted once");
+    assert_eq!(site.call(Method::POST, &format!("{path}/cancel"), None).await.0, 200);
     assert_eq!(site.get(&path).await["state"], "cancelled");
     node.stop();
 }

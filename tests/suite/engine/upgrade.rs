@@ -41,7 +41,7 @@ fn snapshots_of_version_1_are_gone_on_from_and_written_as_version_2() {
     decided_by_another_version(&*log, &[]);
     let store = site.store();
     assert_eq!(block(store.acquire_epoch(0, "old")).expect("an epoch"), EPOCH);
-    let [variant, shop, shard] = golden::states_of_version_1();
+    let [variant, shop, shard] = golden::states_of_version("v1");
     let rows = [
         stored(Entity::Variant(71), "71", SHOP, &variant, LAST),
         stored(Entity::Shop, "shop", SHOP, &shop, 9),

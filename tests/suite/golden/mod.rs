@@ -123,6 +123,7 @@ fn facts_of_version_1_are_read() {
         level: Some(-2),
         to: Some("bob".into()),
         note: Some("n".into()),
+        receipt: None,
     };
     assert_eq!((moved.moved, moved.via.as_str(), moved.details), (Move::Ordered, "api", details));
 
@@ -230,7 +231,15 @@ fn dealt_with() -> VariantState {
                 ..MoveDetails::default()
             },
         ),
-        (Move::Received, MoveDetails { quantity: Some(12), note: Some("one box".into()), ..MoveDetails::default() }),
+        (
+            Move::Received,
+            MoveDetails {
+                quantity: Some(12),
+                note: Some("one box".into()),
+                receipt: Some("api/box-1".into()),
+                ..MoveDetails::default()
+            },
+        ),
     ];
     let made = settled(decision.proposal_id, Some("gid://shopify/InventoryTransfer/2921201"));
     state.observe(&ctx, &VariantFact::EffectSettled(Box::new(made)), at(12));
@@ -293,14 +302,15 @@ fn read<T: snapshot::State>(version: i16, bytes: &[u8]) -> Result<T, SnapshotErr
 }
 
 /// The files of a version, as a store would have them: variant, shop, shard.
-pub fn states_of_version_1() -> [Vec<u8>; 3] {
-    ["variant", "shop", "shard"].map(|name| hex_golden(&format!("snapshots/v1/{name}.hex"), || unreachable!("they are there")))
+pub fn states_of_version(version: &str) -> [Vec<u8>; 3] {
+    ["variant", "shop", "shard"]
+        .map(|name| hex_golden(&format!("snapshots/{version}/{name}.hex"), || unreachable!("they are there")))
 }
 
 /// What version 1 wrote means what the same facts mean now.
 #[test]
 fn snapshots_of_version_1_are_read() {
-    let [variant, in_shop, of_shard] = states_of_version_1();
+    let [variant, in_shop, of_shard] = states_of_version("v1");
     let state: VariantState = read(1, &variant).expect("readable");
     assert_eq!((state.stock.available(), state.open_proposals().count(), state.last), (Some(9), 1, 12));
     assert_eq!(state, sold_down().0);
@@ -317,32 +327,45 @@ fn snapshots_of_version_1_are_read() {
     assert_eq!(found.rules("default").map(|r: &RuleSet| (r.version, Arc::strong_count(&r.rules[0]))), Some((3, 1)));
 }
 
+/// What version 2 wrote means what the same facts mean now, but that receipts were not remembered.
 #[test]
-fn snapshots_of_version_2_are_read_and_written_to_the_byte() {
-    assert_eq!(snapshot::VERSION, 2, "a new version keeps the reading of this one");
-    let bytes = hex_golden("snapshots/v2/variant.hex", || snapshot::encode(&dealt_with()));
-    let state: VariantState = read(2, &bytes).expect("readable");
+fn snapshots_of_version_2_are_read() {
+    let [variant, in_shop, of_shard] = states_of_version("v2");
+    let mut now = dealt_with();
+    now.proposals.iter_mut().for_each(|p| p.receipts.clear());
+    assert_eq!(read::<VariantState>(2, &variant), Ok(now.clone()));
+    assert_ne!(read::<VariantState>(3, &variant), Ok(now), "the form is another");
+    assert_eq!(read::<ShopState>(2, &in_shop).as_ref(), Ok(shop_with_transfers().state()));
+    assert_eq!(read::<ShardState>(2, &of_shard), Ok(shard().state()));
+}
+
+#[test]
+fn snapshots_of_version_3_are_read_and_written_to_the_byte() {
+    assert_eq!(snapshot::VERSION, 3, "a new version keeps the reading of this one");
+    let bytes = hex_golden("snapshots/v3/variant.hex", || snapshot::encode(&dealt_with()));
+    let state: VariantState = read(3, &bytes).expect("readable");
     let p = state.open_proposals().next().expect("one").clone();
     assert_eq!((p.state, p.quantity, p.received), (State::Ordered, Some(60), 12));
     assert_eq!(
         (p.assigned_to.as_deref(), p.reference.as_deref(), p.note.as_deref()),
         (Some("bob"), Some("PO-7"), Some("one box"))
     );
+    assert_eq!(p.receipts, ["api/box-1".into()]);
     assert_eq!(p.eta, Some(1_795_788_800_000));
     assert_eq!(p.carriers, [Carrier { transfer: TransferId(2_921_201), handler: "transfers".into(), is_over: false }]);
     assert_eq!(p.snooze, Some(Snooze { until: Some(1_795_270_400_000), level: Some(-2) }));
     assert_eq!(snapshot::encode(&state), bytes);
     assert_eq!(snapshot::encode(&dealt_with()), bytes, "the same facts give the same bytes");
 
-    let bytes = hex_golden("snapshots/v2/shop.hex", || snapshot::encode(shop_with_transfers().state()));
-    let state: ShopState = read(2, &bytes).expect("readable");
+    let bytes = hex_golden("snapshots/v3/shop.hex", || snapshot::encode(shop_with_transfers().state()));
+    let state: ShopState = read(3, &bytes).expect("readable");
     let found = Shop::from_state(state);
     assert_eq!((found.variant_count(), found.waiting_items()), (1, 1));
     assert_eq!(snapshot::encode(found.state()), bytes);
     assert_eq!(snapshot::encode(shop_with_transfers().state()), bytes);
 
-    let bytes = hex_golden("snapshots/v2/shard.hex", || snapshot::encode(&shard().state()));
-    let state: ShardState = read(2, &bytes).expect("readable");
+    let bytes = hex_golden("snapshots/v3/shard.hex", || snapshot::encode(&shard().state()));
+    let state: ShardState = read(3, &bytes).expect("readable");
     let found = ShardFold::from_state(state);
     assert_eq!(found.rules("default").map(|r: &RuleSet| r.version), Some(3));
     assert_eq!(snapshot::encode(&found.state()), bytes);
