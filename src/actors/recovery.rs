@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::batch::{Death, cut_before_tick};
 use super::collect::entity_name;
-use super::residency::{Bound, Stored};
+use super::residency::{Bound, Packed, Stored};
 use super::shop::RecoveredShop;
 use super::stats::EngineStats;
 use crate::domain::shard::{ShardFold, ShardState};
@@ -103,7 +103,7 @@ fn passes(e: &LogError) -> bool {
 }
 
 /// Batches read ahead of the fold.
-const AHEAD: usize = 4;
+const AHEAD: usize = 2;
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between tries while the log is away.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -205,18 +205,40 @@ pub struct Loaded {
     pub deadlines: Vec<Deadline>,
 }
 
-#[derive(Default)]
 struct LoadedShop {
     name: Arc<str>,
     is_complete: bool,
     shop: RecoveredShop,
 }
 
-/// All snapshots of the partition, or why they cannot be used. Each is looked at as it comes; `room` variants at most are kept
-/// in memory, of the others only what their shop has to know.
+/// Shops in the order in which they come.
+#[derive(Default)]
+struct LoadedShops {
+    all: Vec<LoadedShop>,
+    by_name: FxHashMap<Arc<str>, usize>,
+    current: usize,
+}
+
+impl LoadedShops {
+    /// Rows of a shop mostly stand together.
+    fn of(&mut self, name: &str) -> &mut LoadedShop {
+        if self.all.get(self.current).is_none_or(|s| *s.name != *name) {
+            self.current = self.by_name.get(name).copied().unwrap_or_else(|| {
+                let name: Arc<str> = name.into();
+                self.by_name.insert(name.clone(), self.all.len());
+                self.all.push(LoadedShop { name, is_complete: false, shop: RecoveredShop::default() });
+                self.all.len() - 1
+            });
+        }
+        &mut self.all[self.current]
+    }
+}
+
+/// All snapshots of the partition, or why they cannot be used. Each is decoded as it comes, so that damage is found now; `room`
+/// variants at most are kept in memory, of the others only what their shop has to know.
 pub async fn load(store: &dyn SnapshotStore, partition: Partition, room: usize) -> Result<Result<Loaded, String>, StoreError> {
     let (mut fold, mut deadlines, mut kept) = (None, Vec::new(), 0);
-    let mut shops: FxHashMap<String, LoadedShop> = FxHashMap::default();
+    let mut shops = LoadedShops::default();
     let mut rows = store.load(partition);
     while let Some(row) = rows.next().await {
         let row = row?;
@@ -228,14 +250,13 @@ pub async fn load(store: &dyn SnapshotStore, partition: Partition, room: usize) 
             }
             continue;
         }
-        if !shops.contains_key(&row.shop) {
-            let name = Arc::from(row.shop.as_str());
-            shops.insert(row.shop.clone(), LoadedShop { name, ..LoadedShop::default() });
-        }
-        let Some(LoadedShop { name, is_complete, shop }) = shops.get_mut(&row.shop) else { continue };
+        let LoadedShop { name, is_complete, shop } = shops.of(&row.shop);
         let Entity::Variant(id) = row.entity else {
             match decode::<ShopState>(partition, &row) {
-                Ok(state) => (shop.fold, shop.offset, *is_complete) = (Shop::from_state(state), row.offset, true),
+                Ok(state) => {
+                    (shop.fold, shop.offset, *is_complete) = (Shop::from_state(state), row.offset, true);
+                    shop.variants.reserve(shop.fold.variant_count().min(room - kept));
+                }
                 Err(e) => return Ok(Err(bad(e))),
             }
             continue;
@@ -248,14 +269,14 @@ pub async fn load(store: &dyn SnapshotStore, partition: Partition, room: usize) 
         deadlines.extend(state.next_deadline().map(|at| (name.clone(), id, at)));
         if kept < room {
             kept += 1;
-            shop.variants.push((id, state));
+            shop.variants.push((id, Stored::of(&state), Packed::new(row.version, row.state)));
         } else {
             shop.away.push((id, Stored::of(&state)));
         }
     }
     let Some(fold) = fold else { return Ok(Err("the shard's own snapshot is missing".to_owned())) };
-    let mut found = Vec::with_capacity(shops.len());
-    for LoadedShop { name, is_complete, shop } in shops.into_values() {
+    let mut found = Vec::with_capacity(shops.all.len());
+    for LoadedShop { name, is_complete, shop } in shops.all {
         if !is_complete {
             return Ok(Err(format!("the snapshot of the shop {name} is missing")));
         }
@@ -269,7 +290,7 @@ pub async fn load(store: &dyn SnapshotStore, partition: Partition, room: usize) 
 
 /// A variant that the catalogue names and that has no snapshot.
 fn missing_variant(shop: &RecoveredShop) -> Option<VariantId> {
-    let ids = || shop.variants.iter().map(|(id, _)| *id).chain(shop.away.iter().map(|(id, _)| *id));
+    let ids = || shop.variants.iter().map(|(id, ..)| *id).chain(shop.away.iter().map(|(id, _)| *id));
     if ids().filter(|id| shop.fold.product_of(*id).is_some()).count() == shop.fold.variant_count() {
         return None;
     }

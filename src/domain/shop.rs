@@ -118,6 +118,9 @@ impl Shop {
             own_rules: RuleSet { version: state.own_version, rules: state.own_rules.iter().cloned().map(Arc::new).collect() },
             ..Shop::default()
         };
+        let variants = state.products.values().map(|p| p.variants.len()).sum();
+        shop.by_variant.reserve(variants);
+        shop.by_item.reserve(variants);
         for (product, p) in state.products.iter().filter(|(_, p)| !p.deleted) {
             for (variant, item) in &p.variants {
                 shop.by_variant.insert(*variant, *product);

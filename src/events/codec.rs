@@ -259,7 +259,12 @@ pub(super) fn require_object(value: &[u8]) -> Result<(), Unreadable> {
 
 fn parse<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Unreadable> {
     require_object(value)?;
-    serde_json::from_slice(value).map_err(|e| unreadable(&e))
+    // Text is known to be UTF-8 as a whole; in bytes every string would be checked by itself. Bytes may be bad where nobody looks.
+    let read = match std::str::from_utf8(value) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(value),
+    };
+    read.map_err(|e| unreadable(&e))
 }
 
 fn parse_owned<T: DeserializeOwned>(value: &[u8]) -> Result<Box<T>, Unreadable> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -75,12 +76,15 @@ pub struct NewRecord {
     pub value: Option<Vec<u8>>,
 }
 
-/// Records of one partition in offset order, in one allocation: the consumer copies each record once, into `arena`,
-/// so that the hot path allocates per batch and not per fact.
+/// Records of one partition in offset order: the consumer copies each record once, into `arena`, so that the hot path allocates
+/// per batch and not per fact. A log that has them in memory already shares that instead.
 #[derive(Debug, Clone, Default)]
 pub struct RecordBatch {
     pub partition: Partition,
     arena: Vec<u8>,
+    shared: Vec<Arc<Vec<u8>>>,
+    /// Of records in `shared`.
+    shared_bytes: usize,
     entries: Vec<Entry>,
     /// Offset after the last record consumed into this batch; can lie beyond the last entry, because transaction markers
     /// take offsets as well.
@@ -91,11 +95,27 @@ pub struct RecordBatch {
 struct Entry {
     offset: Offset,
     append_time_ms: i64,
+    /// Index in `shared`, or the arena.
+    buffer: u32,
     start: u32,
     /// Lengths; -1 says null.
     key: i32,
     value: i32,
     headers: u32,
+}
+
+const ARENA: u32 = u32::MAX;
+
+/// Where in shared bytes a record stands: key, value and headers one behind the other, a header as u16 length of its name, u32
+/// length of its value, name, value.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub start: usize,
+    pub len: usize,
+    /// Lengths; none: null.
+    pub key: Option<usize>,
+    pub value: Option<usize>,
+    pub headers: u16,
 }
 
 impl RecordBatch {
@@ -104,7 +124,8 @@ impl RecordBatch {
     }
 
     pub fn with_capacity(partition: Partition, next_offset: Offset, records: usize, bytes: usize) -> Self {
-        RecordBatch { partition, next_offset, arena: Vec::with_capacity(bytes), entries: Vec::with_capacity(records) }
+        let (arena, entries) = (Vec::with_capacity(bytes), Vec::with_capacity(records));
+        RecordBatch { partition, next_offset, arena, entries, ..RecordBatch::default() }
     }
 
     /// Appends a record. Headers come as (name, value); a null value is read as empty.
@@ -134,10 +155,30 @@ impl RecordBatch {
         self.entries.push(Entry {
             offset,
             append_time_ms,
+            buffer: ARENA,
             start: u32::try_from(start).expect("a batch is flushed long before 4 GiB"),
             key: key.map_or(-1, |k| k.len() as i32),
             value: value.map_or(-1, |v| v.len() as i32),
             headers: count,
+        });
+        self.next_offset = offset + 1;
+    }
+
+    /// As [`RecordBatch::push`], of a record that is in memory already and stays there with the batch.
+    pub fn push_shared(&mut self, offset: Offset, append_time_ms: i64, bytes: &Arc<Vec<u8>>, place: Place) {
+        if self.shared.last().is_none_or(|last| !Arc::ptr_eq(last, bytes)) {
+            self.shared.push(bytes.clone());
+        }
+        let len = |l: Option<usize>| l.map_or(-1, |l| l as i32);
+        self.shared_bytes += place.len;
+        self.entries.push(Entry {
+            offset,
+            append_time_ms,
+            buffer: self.shared.len() as u32 - 1,
+            start: u32::try_from(place.start).expect("no shared bytes reach 4 GiB"),
+            key: len(place.key),
+            value: len(place.value),
+            headers: place.headers.into(),
         });
         self.next_offset = offset + 1;
     }
@@ -152,7 +193,7 @@ impl RecordBatch {
 
     /// Bytes held, for flow control.
     pub fn bytes(&self) -> usize {
-        self.arena.len()
+        self.arena.len() + self.shared_bytes
     }
 
     pub fn first_offset(&self) -> Option<Offset> {
@@ -162,13 +203,16 @@ impl RecordBatch {
     /// Takes the records from `index` on into a batch of their own; what stays ends before the first of them.
     pub fn split_off(&mut self, index: usize) -> RecordBatch {
         let mut entries = self.entries.split_off(index);
-        let (from, next_offset) = entries.first().map_or((self.arena.len(), self.next_offset), |e| (e.start as usize, e.offset));
+        let next_offset = entries.first().map_or(self.next_offset, |e| e.offset);
+        let in_arena = entries.iter().find(|e| e.buffer == ARENA).map(|e| e.start);
+        let from = in_arena.map_or(self.arena.len(), |start| start as usize);
         let arena = self.arena.split_off(from);
-        for entry in &mut entries {
+        for entry in entries.iter_mut().filter(|e| e.buffer == ARENA) {
             entry.start -= from as u32;
         }
         let next_offset = std::mem::replace(&mut self.next_offset, next_offset);
-        RecordBatch { partition: self.partition, arena, entries, next_offset }
+        let (shared, shared_bytes) = (self.shared.clone(), self.shared_bytes);
+        RecordBatch { partition: self.partition, arena, shared, shared_bytes, entries, next_offset }
     }
 
     pub fn get(&self, index: usize) -> Option<RecordRef<'_>> {
@@ -180,24 +224,19 @@ impl RecordBatch {
     }
 
     fn view(&self, e: &Entry) -> RecordRef<'_> {
+        let bytes: &[u8] = self.shared.get(e.buffer as usize).map_or(&self.arena, |shared| shared);
         let mut at = e.start as usize;
         let mut take = |len: i32| {
             (len >= 0).then(|| {
-                let s = &self.arena[at..at + len as usize];
+                let s = &bytes[at..at + len as usize];
                 at += len as usize;
                 s
             })
         };
         let key = take(e.key);
         let value = take(e.value);
-        RecordRef {
-            partition: self.partition,
-            offset: e.offset,
-            append_time_ms: e.append_time_ms,
-            key,
-            value,
-            headers: Headers { rest: &self.arena[at..], left: e.headers },
-        }
+        let headers = Headers { rest: &bytes[at..], left: e.headers, is_narrow: e.buffer != ARENA };
+        RecordRef { partition: self.partition, offset: e.offset, append_time_ms: e.append_time_ms, key, value, headers }
     }
 }
 
@@ -224,6 +263,8 @@ impl RecordRef<'_> {
 pub struct Headers<'a> {
     rest: &'a [u8],
     left: u32,
+    /// The length of a name has two bytes instead of four.
+    is_narrow: bool,
 }
 
 impl<'a> Headers<'a> {
@@ -255,9 +296,11 @@ impl<'a> Headers<'a> {
             return None;
         }
         self.left -= 1;
-        let (nl, rest) = self.rest.split_at(4);
+        let (nl, rest) = match self.is_narrow {
+            true => self.rest.split_first_chunk().map(|(l, rest)| (u16::from_le_bytes(*l).into(), rest))?,
+            false => self.rest.split_first_chunk().map(|(l, rest)| (u32::from_le_bytes(*l) as usize, rest))?,
+        };
         let (vl, rest) = rest.split_at(4);
-        let nl = u32::from_le_bytes(nl.try_into().ok()?) as usize;
         let vl = u32::from_le_bytes(vl.try_into().ok()?) as usize;
         let (name, rest) = rest.split_at(nl);
         let (value, rest) = rest.split_at(vl);
@@ -321,6 +364,34 @@ mod tests {
                 assert_eq!((joined.offset, joined.key, joined.value), (one.offset, one.key, one.value));
                 assert_eq!(joined.headers.text("h"), Some("x"));
             }
+        }
+    }
+
+    #[test]
+    fn records_that_share_their_bytes_read_as_those_that_were_copied_and_can_be_split_off() {
+        let (key, value, name) = (b"shop", b"value", b"h");
+        let mut bytes = b"before".to_vec();
+        let start = bytes.len();
+        bytes.extend([&key[..], value, &1u16.to_le_bytes(), &2u32.to_le_bytes(), name, b"xy"].concat());
+        let place = Place { start, len: bytes.len() - start, key: Some(4), value: Some(5), headers: 1 };
+        let nulls = Place { start: 0, len: 0, key: None, value: None, headers: 0 };
+        let bytes = Arc::new(bytes);
+        let mut whole = RecordBatch::new(3, 0);
+        for offset in [0, 3] {
+            whole.push(offset, 1, Some(key), Some(value), [("h", &b"xy"[..])].into_iter());
+            whole.push_shared(offset + 1, 1, &bytes, place);
+            whole.push_shared(offset + 2, 1, &bytes, nulls);
+        }
+        for at in 0..=6 {
+            let mut head = whole.clone();
+            let tail = head.split_off(at);
+            for r in head.iter().chain(tail.iter()) {
+                let is_null = r.offset % 3 == 2;
+                assert_eq!((r.key, r.value), if is_null { (None, None) } else { (Some(&key[..]), Some(&value[..])) });
+                assert_eq!(r.headers.collect::<Vec<_>>(), if is_null { vec![] } else { vec![("h", &b"xy"[..])] });
+            }
+            let offsets: Vec<_> = head.iter().chain(tail.iter()).map(|r| r.offset).collect();
+            assert_eq!(offsets, [0, 1, 2, 3, 4, 5]);
         }
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use residents::{Asked, Child, Waiting, add_step};
 pub use residents::{Count, Kept, LetGo, Return};
@@ -19,7 +20,7 @@ pub use views::{GetShop, GetVariant, ListVariants, shop_view};
 use super::batch::{Death, Scope, panic_message};
 use super::collect::Collection;
 use super::reader::Reader;
-use super::residency::{Residency, Stored};
+use super::residency::{Packed, Residency, Stored};
 use super::settings::FaultProbe;
 use super::stats::EngineStats;
 use super::variant::{Apply, ShopContext, Step, Variant};
@@ -79,7 +80,7 @@ pub struct RecoveredShop {
     pub fold: ShopFold,
     /// Of the shop's own snapshot.
     pub offset: Offset,
-    pub variants: Vec<(VariantId, VariantState)>,
+    pub variants: Vec<(VariantId, Stored, Packed)>,
     /// Those for which there was no room.
     pub away: Vec<(VariantId, Stored)>,
 }
@@ -95,8 +96,8 @@ pub struct Shop {
     away: FxHashMap<VariantId, Stored>,
     /// Work of the batch under way for variants that are away.
     waiting: FxHashMap<VariantId, Waiting>,
-    /// Variants with steps in the batch under way.
-    touched: Vec<VariantId>,
+    /// Work of the batch under way for variants in memory, in the order of their first steps.
+    work: Vec<(VariantId, SmallVec<[Step; 1]>)>,
     steps: Steps,
     /// Offset of the last fact that changed the shop's own state, and of the newest collected one.
     last: Offset,
@@ -136,7 +137,7 @@ impl Shop {
             children: FxHashMap::default(),
             away: away.into_iter().collect(),
             waiting: FxHashMap::default(),
-            touched: Vec::new(),
+            work: Vec::new(),
             steps: Vec::new(),
             last: offset,
             collected: offset,
@@ -149,16 +150,12 @@ impl Shop {
         shop.shared.residency.came(variants.len());
         shop.shared.stats.variants_away.add(shop.away.len() as i64);
         shop.children.reserve(variants.len());
-        for (id, state) in variants {
-            let (info, stored) = (shop.info(state.product), Stored::of(&state));
-            let variant = Variant::new(id, shop.context.clone(), info, state);
-            shop.children.insert(id, Child::asleep(variant, 0, Some(stored)));
-        }
+        shop.children.extend(variants.into_iter().map(|(id, stored, packed)| (id, Child::packed(packed, stored))));
         shop
     }
 
     fn info(&self, product: ProductId) -> Arc<ProductInfo> {
-        self.fold.product(product).map(|p| p.info.clone()).unwrap_or_default()
+        info_of(&self.fold, product)
     }
 
     fn apply(&mut self, scope: &Arc<Scope>, items: Vec<Item>) {
@@ -189,13 +186,15 @@ impl Shop {
                 Item::Quarantine(offset, variant, message) => self.queue(variant, Step::Quarantine(offset, message)),
             }
         }
-        for variant in std::mem::take(&mut self.touched) {
+        let mut work = std::mem::take(&mut self.work);
+        for (variant, steps) in work.drain(..) {
             let Some(child) = self.children.get_mut(&variant) else { continue };
-            let apply = Apply { scope: scope.clone(), steps: std::mem::take(&mut child.steps) };
+            child.work = 0;
             child.is_dirty = true;
             child.used = scope.number;
-            child.give(apply);
+            child.give(Apply { scope: scope.clone(), steps });
         }
+        self.work = work;
         if !self.waiting.is_empty() {
             let wanted = self.waiting.iter().map(|(v, w)| (*v, w.stored.offset)).collect();
             scope.with(|o| o.missing.push((self.name.clone(), wanted)));
@@ -236,10 +235,13 @@ impl Shop {
     /// A step for a variant: in memory, away, or new with this very step.
     fn queue(&mut self, variant: VariantId, step: Step) {
         if let Some(child) = self.children.get_mut(&variant) {
-            if child.steps.is_empty() {
-                self.touched.push(variant);
+            if child.work == 0 {
+                child.unpack(variant, &self.context, &self.fold);
+                self.work.push((variant, SmallVec::new()));
+                child.work = self.work.len() as u32;
             }
-            return add_step(&mut child.steps, &mut child.context, &self.context, step);
+            let (_, steps) = &mut self.work[child.work as usize - 1];
+            return add_step(steps, &mut child.context, &self.context, step);
         }
         if let Some(stored) = self.away.get(&variant).copied() {
             let info = self.fold.product(stored.product).map(|p| &p.info);
@@ -254,11 +256,15 @@ impl Shop {
         };
         let new = Variant::new(variant, self.context.clone(), info, VariantState::new(product));
         let mut child = Child::asleep(new, self.context.version, None);
-        child.steps.push(step);
-        self.touched.push(variant);
+        self.work.push((variant, SmallVec::from_iter([step])));
+        child.work = self.work.len() as u32;
         self.children.insert(variant, child);
         self.shared.residency.came(1);
     }
+}
+
+fn info_of(fold: &ShopFold, product: ProductId) -> Arc<ProductInfo> {
+    fold.product(product).map(|p| p.info.clone()).unwrap_or_default()
 }
 
 fn touch(at: At) -> Step {

@@ -6,19 +6,21 @@ use actix::prelude::*;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::Shop;
+use super::{Shop, info_of};
 use crate::actors::batch::{Mode, Scope};
 use crate::actors::collect::Collection;
 use crate::actors::reader::{ReadError, States};
-use crate::actors::residency::{Release, Stored, Survey};
+use crate::actors::residency::{Packed, Release, Stored, Survey};
 use crate::actors::variant::{Apply, Collect, ShopContext, Step, Variant};
-use crate::domain::shop::ProductInfo;
+use crate::domain::shop::{ProductInfo, Shop as ShopFold};
 use crate::domain::variant::VariantState;
 use crate::events::ids::VariantId;
 
-/// A variant in memory. Its actor begins with its first live work or the first query: a replay that sent each of a million variants a
-/// message would spend as much on messages as on folding, and most of them have nothing to do for hours.
+/// A variant in memory. It is unpacked for its first work or query. Its actor begins with its first live work or the first query: a
+/// replay that sent each of a million variants a message would spend as much on messages as on folding, and most of them have
+/// nothing to do for hours.
 enum Life {
+    Packed(Packed),
     /// Taken out only to wake it.
     Asleep(Option<Box<Variant>>),
     Awake(Addr<Variant>),
@@ -26,7 +28,8 @@ enum Life {
 
 pub(super) struct Child {
     life: Life,
-    pub steps: SmallVec<[Step; 1]>,
+    /// Place of its steps in the work of the batch under way, counted from one; 0: it has none.
+    pub work: u32,
     /// Version of the context that it has.
     pub context: u32,
     /// Has had work since its state was collected last.
@@ -41,8 +44,25 @@ pub(super) struct Child {
 
 impl Child {
     pub fn asleep(variant: Variant, context: u32, stored: Option<Stored>) -> Child {
-        let life = Life::Asleep(Some(Box::new(variant)));
-        Child { life, steps: SmallVec::new(), context, is_dirty: false, is_saving: false, stored, used: 0 }
+        Child::new(Life::Asleep(Some(Box::new(variant))), context, stored)
+    }
+
+    pub fn packed(packed: Packed, stored: Stored) -> Child {
+        Child::new(Life::Packed(packed), 0, Some(stored))
+    }
+
+    fn new(life: Life, context: u32, stored: Option<Stored>) -> Child {
+        Child { life, work: 0, context, is_dirty: false, is_saving: false, stored, used: 0 }
+    }
+
+    /// Before its first work or query: it begins under the rules and the product that hold then.
+    pub fn unpack(&mut self, id: VariantId, context: &Arc<ShopContext>, fold: &ShopFold) {
+        if let Life::Packed(packed) = &self.life {
+            let state = packed.unpack();
+            let variant = Variant::new(id, context.clone(), info_of(fold, state.product), state);
+            self.life = Life::Asleep(Some(Box::new(variant)));
+            self.context = context.version;
+        }
     }
 
     /// Wakes it.
@@ -53,7 +73,7 @@ impl Child {
         }
         match &self.life {
             Life::Awake(addr) => addr,
-            Life::Asleep(_) => unreachable!("woken just now"),
+            Life::Asleep(_) | Life::Packed(_) => unreachable!("unpacked before, woken just now"),
         }
     }
 
@@ -75,7 +95,7 @@ impl Child {
 
     /// What is in the store of it, if that is all that there is.
     fn spare(&self) -> Option<Stored> {
-        self.stored.filter(|_| !self.is_dirty && !self.is_saving && self.steps.is_empty())
+        self.stored.filter(|_| !self.is_dirty && !self.is_saving && self.work == 0)
     }
 }
 
@@ -187,6 +207,7 @@ impl Shop {
         };
         for Asked { variant, answer } in asked {
             if let Some(child) = self.children.get_mut(&variant) {
+                child.unpack(variant, &self.context, &self.fold);
                 let _ = answer.send(Found::Here(child.addr().clone()));
                 continue;
             }

@@ -146,8 +146,9 @@ impl Shop {
         let stale_since = self.fold.product_of(id)?.stale_since;
         let place = match self.children.get_mut(&id) {
             Some(child) => {
+                child.unpack(id, &self.context, &self.fold);
                 // Rules reach a variant with its next work; a view shows them at once.
-                let is_behind = child.context != self.context.version && child.steps.is_empty();
+                let is_behind = child.context != self.context.version && child.work == 0;
                 child.context = if is_behind { self.context.version } else { child.context };
                 Place::Here(child.addr().clone(), is_behind.then(|| self.context.clone()))
             }

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, Stream, StreamExt};
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 use tokio::sync::mpsc;
 
 use super::PostgresStore;
+use super::copy::{self, Tuple};
 use crate::adapters::sql::Fault;
 use crate::ports::snapshot_store::StoreError;
 
@@ -18,22 +19,26 @@ const SILENCE: Duration = Duration::from_secs(30);
 const BLOCK: usize = 256;
 const BLOCKS: usize = 4;
 
-type Statement = Query<'static, Postgres, PgArguments>;
+/// What is read, and how a row is.
+pub(super) enum Source<T> {
+    Statement(Query<'static, Postgres, PgArguments>, fn(&PgRow) -> Result<T, Fault>),
+    /// A `copy … to stdout (format binary)`: a third of the work for us and less for the server, but it takes no parameters.
+    Copy(String, fn(&mut Tuple<'_>) -> Result<T, Fault>),
+}
 
 impl PostgresStore {
-    /// Streams a statement's rows. They are read by a task of their own, which ends when the stream is dropped; its
-    /// connection is then closed, for the rest of the rows would still come.
+    /// Streams rows. They are read by a task of their own, which ends when the stream is dropped; its connection is then closed,
+    /// for the rest of the rows would still come.
     pub(super) fn stream<T: Send + 'static>(
         &self,
         during: &'static str,
-        statement: Statement,
-        read: fn(&PgRow) -> Result<T, Fault>,
+        source: Source<T>,
     ) -> BoxStream<'static, Result<T, StoreError>> {
         let store = self.clone();
         let start = async move {
             let (to, from) = mpsc::channel(BLOCKS);
             tokio::spawn(async move {
-                if let Err(e) = store.send_rows(during, statement, read, &to).await {
+                if let Err(e) = store.send_rows(during, source, &to).await {
                     // Nobody is left to be told if this fails.
                     let _ = to.send(Err(e)).await;
                 }
@@ -52,26 +57,41 @@ impl PostgresStore {
     async fn send_rows<T>(
         &self,
         during: &'static str,
-        statement: Statement,
-        read: fn(&PgRow) -> Result<T, Fault>,
+        source: Source<T>,
         to: &mpsc::Sender<Result<Vec<T>, StoreError>>,
     ) -> Result<(), StoreError> {
         let mut lease = self.lease(during).await?;
-        let mut rows = statement.fetch(lease.connection());
-        let mut block = Vec::with_capacity(BLOCK);
-        loop {
-            let row = super::within(during, SILENCE, async { Ok(rows.next().await.transpose()?) }).await?;
-            let Some(row) = row else { break };
-            block.push(read(&row).map_err(|f| f.during(during))?);
-            if block.len() == BLOCK {
-                let full = std::mem::replace(&mut block, Vec::with_capacity(BLOCK));
-                if to.send(Ok(full)).await.is_err() {
-                    return Ok(());
-                }
+        let is_done = match source {
+            Source::Statement(statement, read) => {
+                let rows = statement.fetch(lease.connection());
+                pump(during, rows.map(|row| read(&row?).map(Some)), to).await?
             }
+            Source::Copy(statement, read) => {
+                let start = async { Ok(lease.connection().copy_out_raw(&statement).await?) };
+                let messages = super::within(during, SILENCE, start).await?;
+                let rows = messages.map(|message| copy::tuple(&message?)?.map(|mut tuple| read(&mut tuple)).transpose());
+                pump(during, rows, to).await?
+            }
+        };
+        if is_done { lease.end(Ok(())) } else { Ok(()) }
+    }
+}
+
+/// Passes rows on, block by block; whether all were.
+async fn pump<T>(
+    during: &'static str,
+    rows: impl Stream<Item = Result<Option<T>, Fault>>,
+    to: &mpsc::Sender<Result<Vec<T>, StoreError>>,
+) -> Result<bool, StoreError> {
+    let mut blocks = std::pin::pin!(rows.ready_chunks(BLOCK));
+    loop {
+        let Some(block) = super::within(during, SILENCE, async { Ok(blocks.next().await) }).await? else { return Ok(true) };
+        let mut rows = Vec::with_capacity(block.len());
+        for row in block {
+            rows.extend(row.map_err(|f| f.during(during))?);
         }
-        drop(rows);
-        let _ = to.send(Ok(block)).await;
-        lease.end(Ok(()))
+        if to.send(Ok(rows)).await.is_err() {
+            return Ok(false);
+        }
     }
 }

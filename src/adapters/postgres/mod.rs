@@ -6,6 +6,7 @@
 
 mod bulk_read;
 mod connect;
+mod copy;
 mod digest;
 mod ledger;
 mod owners;

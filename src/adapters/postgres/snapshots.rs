@@ -13,6 +13,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row};
 use uuid::Uuid;
 
+use super::bulk_read::Source;
+use super::copy::Tuple;
 use super::{PATIENCE, PostgresStore};
 use crate::adapters::sql::{Fault, entity_columns, entity_of, fenced, printable};
 use crate::events::record::Partition;
@@ -54,14 +56,15 @@ impl SnapshotStore for PostgresStore {
     }
 
     fn load(&self, partition: Partition) -> BoxStream<'_, Result<Snapshot, StoreError>> {
-        let statement = sqlx::query(
-            "select shop, entity, variant_id, fact_offset, epoch, version, checksum, state from snapshot where partition = $1",
-        )
-        .bind(partition);
+        let statement = format!(
+            "copy (select shop, entity, variant_id, fact_offset, epoch, version, checksum, state from snapshot \
+             where partition = {partition}) to stdout (format binary)"
+        );
+        let source = Source::Copy(statement, read_copied);
         let permit = async move {
             // Waits for as long as other bulk reads take: those end, or give up, by themselves.
             let permit = self.bulk_reads.acquire().await;
-            self.stream("reading the snapshots of a partition", statement, read).inspect(move |_| {
+            self.stream("reading the snapshots of a partition", source).inspect(move |_| {
                 let _held = &permit;
             })
         };
@@ -75,7 +78,7 @@ impl SnapshotStore for PostgresStore {
         )
         .bind(partition)
         .bind(shop.to_owned());
-        self.stream("reading the snapshots of a shop", statement, read)
+        self.stream("reading the snapshots of a shop", Source::Statement(statement, read))
     }
 
     fn load_some<'a>(
@@ -254,6 +257,19 @@ fn read(row: &PgRow) -> Result<Snapshot, Fault> {
         version: row.try_get(5)?,
         checksum: row.try_get(6)?,
         state: row.try_get(7)?,
+        columns: Columns::default(),
+    })
+}
+
+fn read_copied(row: &mut Tuple<'_>) -> Result<Snapshot, Fault> {
+    Ok(Snapshot {
+        shop: row.text()?.to_owned(),
+        entity: entity_of(row.i16()?, row.i64()?)?,
+        offset: row.i64()?,
+        epoch: row.i64()?,
+        version: row.i16()?,
+        checksum: row.i64()?,
+        state: row.bytes()?.to_owned(),
         columns: Columns::default(),
     })
 }

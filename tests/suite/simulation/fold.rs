@@ -166,7 +166,8 @@ impl Fold {
         for (name, shop) in loaded.shops {
             let theirs = fold.shard.rules(&shop.fold.state().organisation).cloned().map(Arc::new);
             let mut entry = ShopEntry::new(&name, shop.fold, shop.offset, theirs);
-            for (id, state) in shop.variants {
+            for (id, _, packed) in shop.variants {
+                let state = packed.unpack();
                 let info = entry.fold.product(state.product).map(|p| p.info.clone()).unwrap_or_default();
                 entry.variants.insert(id, Variant::new(id, entry.rules.clone(), info, state));
             }

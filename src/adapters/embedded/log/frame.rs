@@ -15,11 +15,13 @@
 //! The own position and the log's id in the checksum keep bytes that merely look like a frame (a value that holds a copy
 //! of one, say) from being taken for one.
 
+use std::ops::Range;
+
 use crc32fast::Hasher;
 use smallvec::SmallVec;
 
 use super::layout::{GroupOffset, Layout, Lsn, topic_number};
-use crate::events::record::{NewRecord, Offset, Partition, Position};
+use crate::events::record::{NewRecord, Offset, Partition, Place, Position};
 
 pub const MAGIC: [u8; 4] = *b"FRM1";
 pub const HEAD: usize = 40;
@@ -193,6 +195,8 @@ pub struct Run<'a> {
     pub base: Offset,
     pub count: u32,
     bytes: &'a [u8],
+    /// Where in the frame its records begin.
+    start: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -201,6 +205,9 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     headers: u16,
     rest: &'a [u8],
+    /// Where among the run's bytes its key begins, and how long key, value and headers are together.
+    at: usize,
+    len: usize,
 }
 
 /// The length that the frame at the head of `bytes` gives itself, for who has to read all of it; none if these bytes are
@@ -240,12 +247,14 @@ impl<'a> Frame<'a> {
     }
 
     pub fn runs(&self) -> impl Iterator<Item = Result<Run<'a>, Bad>> + 'a {
+        let frame_len = self.len;
         let mut b = Bytes(self.body.get(usize::from(self.offsets) * OFFSET_BYTES..).unwrap_or_default());
         (0..self.runs).map(move |_| {
             let mut one = || {
                 let (topic, partition, base, count) = (b.u8()?, b.u32()? as i32, b.i64()?, b.u32()?);
                 let len = b.u32()?;
-                Some(Run { topic, partition, base, count, bytes: b.take(len as usize)? })
+                let start = frame_len - b.0.len();
+                Some(Run { topic, partition, base, count, bytes: b.take(len as usize)?, start })
             };
             one().ok_or(SHORT)
         })
@@ -258,16 +267,37 @@ impl<'a> Run<'a> {
     }
 
     /// The records with their offsets.
-    pub fn records(&self) -> impl Iterator<Item = Result<(Offset, Record<'a>), Bad>> + 'a {
-        let (mut b, base) = (Bytes(self.bytes), self.base);
-        (0..self.count).map(move |nth| {
-            let record = b.record().ok_or(SHORT)?;
-            Ok((base + Offset::from(nth), record))
-        })
+    pub fn records(&self) -> impl Iterator<Item = Result<(Offset, Record<'a>), Bad>> + use<'a> {
+        records(self.bytes, self.base, self.count)
+    }
+
+    /// Which bytes of the frame [`records`] reads.
+    pub fn place(&self) -> Range<usize> {
+        self.start..self.start + self.bytes.len()
     }
 }
 
+/// The records of a run with their offsets.
+pub fn records(bytes: &[u8], base: Offset, count: u32) -> impl Iterator<Item = Result<(Offset, Record<'_>), Bad>> {
+    let mut b = Bytes(bytes);
+    (0..count).map(move |nth| {
+        let record = b.record(bytes.len()).ok_or(SHORT)?;
+        Ok((base + Offset::from(nth), record))
+    })
+}
+
 impl<'a> Record<'a> {
+    /// Where it stands in bytes in which its run begins at `run`.
+    pub fn place(&self, run: usize) -> Place {
+        Place {
+            start: run + self.at,
+            len: self.len,
+            key: self.key.map(<[u8]>::len),
+            value: self.value.map(<[u8]>::len),
+            headers: self.headers,
+        }
+    }
+
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + 'a {
         let mut b = Bytes(self.rest);
         (0..self.headers).map_while(move |_| b.header())
@@ -308,14 +338,17 @@ impl<'a> Bytes<'a> {
         if len == u32::MAX { Some(None) } else { self.take(len as usize).map(Some) }
     }
 
-    fn record(&mut self) -> Option<Record<'a>> {
+    /// `all` is how many bytes there were at first.
+    fn record(&mut self, all: usize) -> Option<Record<'a>> {
         let (key, value, headers) = (self.u32()?, self.u32()?, self.u16()?);
+        let at = all - self.0.len();
         let (key, value) = (self.nullable(key)?, self.nullable(value)?);
         let rest = self.0;
         for _ in 0..headers {
-            self.header()?;
+            let (name, value) = (self.u16()?, self.u32()?);
+            self.take(usize::from(name) + value as usize)?;
         }
-        Some(Record { key, value, headers, rest })
+        Some(Record { key, value, headers, rest, at, len: all - self.0.len() - at })
     }
 
     fn header(&mut self) -> Option<(&'a str, &'a [u8])> {

@@ -6,7 +6,7 @@
 //! readable or acknowledged before. Hence *committed* and *durable* are the same here, and every read is a committed one.
 //!
 //! Readers and group members ([`reader`], [`consumer`]) read the files from a position that a sparse index ([`index`])
-//! gives. Reading one partition passes over the others' records in the same stretches; a group reads all in one pass.
+//! gives. Readers of several partitions share what they read ([`stretches`]); a group reads all in one pass.
 //!
 //! The log belongs to one process at a time, through a lock on `<dir>/lock` that the system drops with the process.
 //!
@@ -25,6 +25,7 @@ mod recovery;
 mod scan;
 mod segment;
 mod state;
+mod stretches;
 mod writer;
 
 #[cfg(test)]
@@ -33,7 +34,7 @@ mod tests;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ use self::queue::{Failure, Outcome, Request, Work};
 use self::reader::EmbeddedReader;
 use self::segment::unavailable;
 use self::state::{Shared, lock};
+use self::stretches::Stretches;
 use self::writer::{Tail, Writer};
 use crate::events::record::{NewRecord, Offset, Partition, Position, RecordBatch, Topic, partition_of};
 use crate::ports::event_log::{EventLog, Group, GroupHandle, GroupSink, LogError, PartitionReader, TransactionalWriter};
@@ -90,6 +92,8 @@ struct Core {
     /// Where the next record goes that has neither key nor partition.
     turn: AtomicU32,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// What its readers share, as long as there are any.
+    stretches: Mutex<Weak<Stretches>>,
     /// Released last.
     _lock: File,
 }
@@ -127,6 +131,7 @@ impl EmbeddedLog {
             max_record_bytes: options.max_record_bytes,
             turn: AtomicU32::new(0),
             writer: Mutex::new(Some(thread)),
+            stretches: Mutex::default(),
             _lock: owned,
         };
         Ok(Arc::new(EmbeddedLog { core: Arc::new(core) }))
@@ -243,6 +248,15 @@ impl Core {
             Ok(positions)
         }
         .boxed()
+    }
+
+    fn stretches(&self) -> Arc<Stretches> {
+        let mut kept = lock(&self.stretches);
+        kept.upgrade().unwrap_or_else(|| {
+            let new = Arc::new(Stretches::new(self.shared.clone()));
+            *kept = Arc::downgrade(&new);
+            new
+        })
     }
 
     fn committed(&self, group: Group, topic: Topic) -> Result<Vec<Option<Offset>>, LogError> {

@@ -3,37 +3,40 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::frame::{Bad, Run};
-use super::layout::{Lsn, topic_number};
-use super::scan::Scanner;
+use super::frame::Bad;
+use super::layout::Lsn;
 use super::state::IndexCache;
+use super::stretches::{Piece, Seat};
 use super::{Core, batch_is_full};
 use crate::events::record::{Offset, Partition, RecordBatch, Topic};
 use crate::ports::event_log::{LogError, PartitionReader};
 
+/// A batch ends after this much log, if it holds anything. Readers that are to keep up with each other take steps of the same
+/// length, however many records each finds in one.
+const PACE: u64 = 4 << 20;
+
 pub struct EmbeddedReader {
     core: Arc<Core>,
-    topic: u8,
     partition: Partition,
     slot: usize,
     next: Offset,
     /// Nothing that is to be read stands before it.
     at: Lsn,
-    scanner: Scanner,
+    seat: Seat,
     cache: IndexCache,
 }
 
-/// Copies the records of a run with offsets from `batch.next_offset` on, as long as the batch has room and they lie
+/// Takes the records of a run with offsets from `batch.next_offset` on, as long as the batch has room and they lie
 /// before `until`.
-pub fn copy(run: &Run<'_>, time: i64, batch: &mut RecordBatch, until: Offset) -> Result<(), Bad> {
-    for record in run.records() {
+fn take(piece: &Piece<'_>, batch: &mut RecordBatch, until: Offset) -> Result<(), Bad> {
+    for record in piece.records() {
         let (offset, record) = record?;
         if offset >= until || batch_is_full(batch) {
             return Ok(());
         }
         // Exactly the next one and no other: whatever order frames are met in, nothing is lost, doubled or reordered.
         if offset == batch.next_offset {
-            batch.push(offset, time, record.key, record.value, record.headers());
+            piece.push(batch, offset, &record);
         }
     }
     Ok(())
@@ -45,33 +48,37 @@ impl EmbeddedReader {
         if from < 0 {
             return Err(LogError::Misconfigured(format!("offset {from} does not exist; offsets begin at 0")));
         }
-        let scanner = Scanner::new(core.shared.clone());
-        let topic = topic_number(topic);
-        Ok(EmbeddedReader { core, topic, partition, slot, next: from, at: 0, scanner, cache: IndexCache::default() })
+        // Decisions are read as far as facts have come, by the same thread.
+        let seat = core.stretches().seat(topic == Topic::Facts);
+        Ok(EmbeddedReader { core, partition, slot, next: from, at: 0, seat, cache: IndexCache::default() })
     }
 
-    /// What the next stretch of log gives, perhaps nothing.
-    fn read(&mut self, until: Offset) -> Result<RecordBatch, LogError> {
+    /// What the next stretches of log give before `end`, which is durable; perhaps nothing.
+    fn read(&mut self, end: Offset) -> Result<RecordBatch, LogError> {
         let mut batch = RecordBatch::new(self.partition, self.next);
-        let located = self.core.shared.locate(self.slot, self.next, &mut self.cache)?;
-        self.at = self.at.max(located);
-        let mut chunk = self.scanner.read(self.at)?;
-        while let Some(frame) = chunk.frame()? {
-            for run in frame.runs() {
-                let run = run.map_err(|bad| chunk.damaged(bad))?;
-                if (run.topic, run.partition) == (self.topic, self.partition) {
-                    copy(&run, frame.time, &mut batch, until).map_err(|bad| chunk.damaged(bad))?;
-                    if batch.next_offset < run.end() {
-                        // Not done with this frame.
-                        self.next = batch.next_offset;
-                        self.at = frame.lsn;
-                        return Ok(batch);
-                    }
+        self.at = self.at.max(self.core.shared.locate(self.slot, self.next, &mut self.cache)?);
+        let far = self.at + PACE;
+        while batch.next_offset < end && (batch.is_empty() || self.at < far) {
+            let stretch = match self.seat.at(self.at) {
+                Ok(stretch) => stretch,
+                // What is good is given; the next call meets the fault again.
+                Err(_) if !batch.is_empty() => break,
+                Err(e) => return Err(e),
+            };
+            for piece in stretch.pieces(self.slot, batch.next_offset) {
+                take(&piece, &mut batch, end).map_err(|bad| piece.damaged(bad))?;
+                if batch.next_offset < piece.end() {
+                    // Not done with this stretch.
+                    self.next = batch.next_offset;
+                    return Ok(batch);
                 }
             }
+            if stretch.to == self.at {
+                break;
+            }
+            self.at = stretch.to;
         }
         self.next = batch.next_offset;
-        self.at = chunk.at;
         Ok(batch)
     }
 }
@@ -88,7 +95,7 @@ impl PartitionReader for EmbeddedReader {
             if end <= next {
                 return Ok(Some(RecordBatch::new(self.partition, self.next)));
             }
-            let batch = self.read(until)?;
+            let batch = self.read(until.min(end))?;
             if !batch.is_empty() {
                 return Ok(Some(batch));
             }

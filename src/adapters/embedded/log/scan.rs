@@ -14,7 +14,7 @@ use super::state::Shared;
 use crate::ports::event_log::LogError;
 
 /// How much is read at once; a longer frame is read whole.
-const CHUNK: u64 = 512 << 10;
+pub const CHUNK: u64 = 512 << 10;
 
 /// A buffer over part of a file.
 #[derive(Default)]
@@ -122,6 +122,17 @@ impl Scanner {
             return Err(chunk.damaged(Bad("no frame begins here")));
         }
         Ok(chunk)
+    }
+
+    /// Reads the next chunk into these bytes.
+    pub fn lend(&mut self, bytes: Vec<u8>) {
+        self.buffer.bytes = bytes;
+    }
+
+    /// The bytes that the last chunk is in, perhaps some more behind it, and the segment that they are of.
+    pub fn take(&mut self) -> (Vec<u8>, Arc<Segment>) {
+        let (segment, _) = self.open.as_ref().expect("a chunk was read");
+        (std::mem::take(&mut self.buffer.bytes), segment.clone())
     }
 }
 

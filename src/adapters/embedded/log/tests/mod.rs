@@ -5,6 +5,7 @@ mod crash;
 mod faults;
 mod golden;
 mod segments;
+mod stretches;
 mod throughput;
 
 use std::fs;
