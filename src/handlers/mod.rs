@@ -42,6 +42,7 @@
 //!     nonsense: a verdict for each, hostile texts, and through the ledger (`harness.rs`) the number of effects that the
 //!     target has in the end. `send` and `prepare` alone make no exactly-once.
 
+mod common;
 pub mod email;
 mod http;
 pub mod jira;
@@ -59,8 +60,9 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
+pub use common::Common;
 pub use redactor::Redactor;
-pub use registry::{Common, Context, Handlers, Instance, Problem};
+pub use registry::{Context, Handlers, Instance, Problem};
 
 use crate::events::decision::{Decision, ProposalChange, Route};
 use crate::ports::inbound::Inbound;
