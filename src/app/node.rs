@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::adapters::{self, Adapters, wall_clock};
-use super::metrics::EngineCollector;
+use super::metrics::{EffectsCollector, EngineCollector};
 use super::rules::Rules;
 use super::targets::ConfiguredTargets;
 use crate::actors::Engine;
@@ -110,7 +110,9 @@ impl Node {
                 drain: DRAIN,
             };
             let started = Dispatcher::start(parts).await;
-            Some(started.map_err(|e| Fault::new("cannot start the dispatcher").because(e.to_string()))?)
+            let dispatcher = started.map_err(|e| Fault::new("cannot start the dispatcher").because(e.to_string()))?;
+            metrics.register(|r| r.register_collector(Box::new(EffectsCollector(Box::new(dispatcher.states())))));
+            Some(dispatcher)
         } else {
             None
         };

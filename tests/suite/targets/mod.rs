@@ -1,4 +1,5 @@
 //! The binary with all kinds of handlers, on its embedded log, against stand-ins for their targets and a real SMTP server.
 
 mod check;
+mod failures;
 mod site;
