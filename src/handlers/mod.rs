@@ -30,7 +30,7 @@
 //!    [`Resolution::AskLater`]. Where nobody can be asked, the same bytes are sent again and the row is a possible duplicate.
 //!    [`Handler::sweep`], where what happened twice all the same can be found and undone later.
 //! 5. **[`Handler::follows`]**, if the target can show what became of a proposal: then `prepare` also gets jobs with
-//!    [`Job::update`], with the id that the first send gave; [`Handler::looks_back`], if a message refers to earlier ones about
+//!    [`Job::update`], with the id that the first send gave; also of changes that came from there, with [`Handler::follows_its_own`]. [`Handler::looks_back`], if a message refers to earlier ones about
 //!    the variant ([`Job::earlier`]).
 //! 6. **[`Handler::inbound`]**, if the target talks back: an [`Inbound`] that checks a signature over the raw body and its age, and
 //!    says which moves are asked for, by whom, with an id that is the same at each delivery. The API serves it at
@@ -229,6 +229,12 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether it is also given this change of a proposal that it told ([`Job::update`]), so that what is acknowledged anywhere
     /// shows everywhere (DESIGN §4).
     fn follows(&self, _change: &ProposalChange) -> bool {
+        false
+    }
+
+    /// Whether it is also given changes that its own target asked for, because nothing shows them there otherwise: the buttons of a
+    /// message stay as they are when somebody presses one.
+    fn follows_its_own(&self) -> bool {
         false
     }
 

@@ -159,6 +159,10 @@ impl Handler for Slack {
         true
     }
 
+    fn follows_its_own(&self) -> bool {
+        true
+    }
+
     fn looks_back(&self) -> bool {
         true
     }
