@@ -97,7 +97,9 @@ def options(asked) -> dict:
         user, password = asked.auth.split(":", 1)
 
         def known(server, session, envelope, mechanism, data):
-            return AuthResult(success=(data.login, data.password) == (user.encode(), password.encode()))
+            # Not handled: aiosmtpd is to say 535 itself.
+            known = (data.login, data.password) == (user.encode(), password.encode())
+            return AuthResult(success=known, handled=False)
 
         # aiosmtpd does not see that a wrapped connection is encrypted.
         told |= {"authenticator": known, "auth_required": True, "auth_require_tls": asked.tls == "starttls"}

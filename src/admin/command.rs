@@ -61,6 +61,11 @@ pub enum Command {
     },
     /// Whether log and store answer.
     Status,
+    /// Whether sends to the targets of the configured handlers would succeed; nothing is sent.
+    Targets {
+        /// For each of them.
+        within_ms: u64,
+    },
 }
 
 /// Registers a shop or changes its registration.

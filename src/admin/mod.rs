@@ -13,10 +13,12 @@ mod rules;
 mod scan;
 mod shops;
 mod status;
+mod targets;
 mod tokens;
 mod topics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -29,7 +31,7 @@ pub use rules::{RuleChecker, RuleProblem, route_warnings};
 pub use tokens::token_hash;
 
 use crate::events::record::{NewRecord, Position};
-use crate::ports::{EventLog, Ledger, Registry};
+use crate::ports::{EventLog, Ledger, Registry, Targets};
 use crate::vault::Vault;
 
 /// Tells the time; passed in.
@@ -42,8 +44,7 @@ pub struct Admin {
     vault: Vault,
     clock: Clock,
     rules: Arc<dyn RuleChecker>,
-    /// Names of the configured handlers, for warnings about routes to nowhere.
-    handlers: Vec<String>,
+    targets: Arc<dyn Targets>,
     /// One change at a time: what is read from the registry is still so when it is written, and facts of one noun stand in
     /// the log in the order of their changes.
     turn: tokio::sync::Mutex<()>,
@@ -57,9 +58,9 @@ impl Admin {
         vault: Vault,
         clock: Clock,
         rules: Arc<dyn RuleChecker>,
-        handlers: Vec<String>,
+        targets: Arc<dyn Targets>,
     ) -> Admin {
-        Admin { log, registry, ledger, vault, clock, rules, handlers, turn: tokio::sync::Mutex::new(()) }
+        Admin { log, registry, ledger, vault, clock, rules, targets, turn: tokio::sync::Mutex::new(()) }
     }
 
     /// Performs one command. What changes something returns when the change is durable.
@@ -87,6 +88,7 @@ impl Admin {
                 self.topics_tail(topic, from, limit, wait_ms, shop, fact).await
             }
             Command::Status => self.status().await,
+            Command::Targets { within_ms } => self.ask_targets(Duration::from_millis(within_ms)).await,
         }
     }
 

@@ -49,7 +49,7 @@ impl Admin {
                 "nothing was applied; stockwarden rules check FILE says when all is well",
             )
         })?;
-        let warnings = route_warnings(&rules, &self.handlers);
+        let warnings = route_warnings(&rules, &self.targets.names());
         Ok((rules, warnings))
     }
 

@@ -1,4 +1,4 @@
-//! Shows what the engine counts among the node's metrics.
+//! Shows what the engine and the senders count among the node's metrics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::actors::effects::{BreakerState, SenderState};
 use crate::actors::stats::EngineStats;
 
 /// Read at each scrape.
@@ -55,6 +56,45 @@ impl Collector for EngineCollector {
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Effects by handler and what became of them; read at each scrape. Handlers are named in the configuration and in rules, so they are few.
+pub struct EffectsCollector(pub Box<dyn Fn() -> Vec<SenderState> + Send + Sync>);
+
+impl fmt::Debug for EffectsCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EffectsCollector")
+    }
+}
+
+impl Collector for EffectsCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let states = (self.0)();
+        // No lines at all would be no metric.
+        if states.is_empty() {
+            return Ok(());
+        }
+        let help = "Sends of effects by handler and outcome; failed ones wait for an operator";
+        let mut effects = encoder.encode_descriptor("effects", help, None, MetricType::Counter)?;
+        for s in &states {
+            for (outcome, n) in [("done", s.done), ("retried", s.retried), ("ambiguous", s.ambiguous), ("failed", s.failed)] {
+                let labels = [("handler", s.handler.as_str()), ("kind", s.kind), ("outcome", outcome)];
+                ConstCounter::new(n).encode(effects.encode_family(&labels)?)?;
+            }
+        }
+        let mut under_way = encoder.encode_descriptor("effects_in_flight", "Sends under way", None, MetricType::Gauge)?;
+        for s in &states {
+            let n = i64::try_from(s.in_flight).unwrap_or(i64::MAX);
+            ConstGauge::new(n).encode(under_way.encode_family(&[("handler", s.handler.as_str())])?)?;
+        }
+        let help = "1 while a handler sends nothing because its target fails";
+        let mut open = encoder.encode_descriptor("effects_breaker_open", help, None, MetricType::Gauge)?;
+        for s in &states {
+            let n = i64::from(s.breaker != BreakerState::Closed);
+            ConstGauge::new(n).encode(open.encode_family(&[("handler", s.handler.as_str())])?)?;
         }
         Ok(())
     }

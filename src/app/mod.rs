@@ -5,6 +5,7 @@ mod demo;
 mod metrics;
 mod node;
 mod rules;
+mod targets;
 
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use futures::future::BoxFuture;
 use crate::admin::RuleChecker;
 use crate::cli::{Fault, Ports, World};
 use crate::config::{Config, Env};
+use crate::ports::{Registry, Targets};
+use crate::vault::Vault;
 
 pub struct App;
 
@@ -32,6 +35,10 @@ impl World for App {
 
     fn handler_problems(&self, config: &Config, env: &Env) -> Vec<(String, String)> {
         node::build_handlers(&config.handlers, &node::surroundings(config, env, None)).err().unwrap_or_default()
+    }
+
+    fn targets(&self, config: &Config, env: &Env, stored: Option<(&Vault, &Arc<dyn Registry>)>) -> Arc<dyn Targets> {
+        targets::ConfiguredTargets::of(config, node::surroundings(config, env, stored))
     }
 
     fn demo(&self, args: crate::cli::demo::Args, env: Env) -> Result<(), Fault> {

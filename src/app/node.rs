@@ -17,8 +17,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::adapters::{self, Adapters, wall_clock};
-use super::metrics::EngineCollector;
+use super::metrics::{EffectsCollector, EngineCollector};
 use super::rules::Rules;
+use super::targets::ConfiguredTargets;
 use crate::actors::Engine;
 use crate::actors::cluster::{self, ClusterQueries};
 use crate::actors::dispatcher::{Dispatcher, Parts};
@@ -77,6 +78,7 @@ impl Node {
                 .mend("stockwarden check says the same without starting")
         })?;
         let inbound = listeners(&handlers);
+        let targets = ConfiguredTargets::running(handlers.clone());
         prepare(&adapters).await?;
         // Before anything takes part in a group: a second start by mistake must not fence the node that runs.
         api::check_listen(&config.http.listen).map_err(refused)?;
@@ -108,7 +110,9 @@ impl Node {
                 drain: DRAIN,
             };
             let started = Dispatcher::start(parts).await;
-            Some(started.map_err(|e| Fault::new("cannot start the dispatcher").because(e.to_string()))?)
+            let dispatcher = started.map_err(|e| Fault::new("cannot start the dispatcher").because(e.to_string()))?;
+            metrics.register(|r| r.register_collector(Box::new(EffectsCollector(Box::new(dispatcher.states())))));
+            Some(dispatcher)
         } else {
             None
         };
@@ -117,7 +121,6 @@ impl Node {
         // Moves look at live state whatever the node's roles: targets talk to nodes with the role ingest.
         let mover = Mover::new(adapters.log.clone(), adapters.reorders.clone(), all_queries.clone(), Arc::new(wall_clock));
         let queries = (has(NodeRole::Api) || has(NodeRole::Shards)).then_some(all_queries);
-        let names = config.handlers.keys().cloned().collect();
         let admin = Arc::new(Admin::new(
             adapters.log.clone(),
             adapters.registry.clone(),
@@ -125,7 +128,7 @@ impl Node {
             key.vault.clone(),
             Arc::new(Utc::now),
             Arc::new(Rules),
-            names,
+            targets,
         ));
         let context = ApiContext {
             node: config.node.name.clone(),

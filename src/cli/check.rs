@@ -1,4 +1,7 @@
 //! `check`: what is wrong with this installation, and how to mend it.
+//!
+//! The targets of the handlers are asked too, without an effect there (`Handler::probe`): by the node that runs on this `data_dir`, with the
+//! settings that it runs with; where none does, from here.
 
 use std::time::Duration;
 
@@ -10,10 +13,15 @@ use super::world::World;
 use super::{DONE, FAILED, Fault, asynchronously};
 use crate::admin::Command;
 use crate::config::{Config, Env, LogKind, master_key, would_make_master_key};
+use crate::ports::targets::{Finding, Found, Scope};
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  stockwarden check --config node-a.toml")]
+#[command(after_help = "Examples:\n  stockwarden check --config node-a.toml\n  \
+                        stockwarden check --offline          the configuration alone, as before a deployment")]
 pub struct Args {
+    /// Reach nobody: neither log nor store nor the targets of handlers
+    #[arg(long)]
+    offline: bool,
     /// How long to wait for each dependency, seconds
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "SECONDS")]
     timeout: u64,
@@ -25,6 +33,21 @@ struct Findings(Vec<Value>);
 impl Findings {
     fn ok(&mut self, what: &str, detail: impl Into<String>) {
         self.0.push(json!({ "what": what, "ok": true, "result": "ok", "detail": detail.into(), "mend": null }));
+    }
+
+    /// No fault, and no more is known.
+    fn not_asked(&mut self, what: &str, why: impl Into<String>) {
+        self.0.push(json!({ "what": what, "ok": true, "result": "not asked", "detail": why.into(), "mend": null }));
+    }
+
+    fn target(&mut self, finding: Finding, mend_too: &str) {
+        let Finding { handler, about, result, said, mend } = finding;
+        let what = format!("{handler}: {about}");
+        match result {
+            Found::Fine => self.ok(&what, said),
+            Found::NotAsked => self.not_asked(&what, said),
+            Found::Problem => self.problem(&what, said, format!("{handler}: {}{mend_too}", mend.unwrap_or_default())),
+        }
     }
 
     fn problem(&mut self, what: &str, detail: impl Into<String>, mend: impl Into<String>) {
@@ -47,10 +70,12 @@ pub fn run(world: &dyn World, loaded: Result<Config, Fault>, env: Env, out: Out,
             found.ok("configuration", format!("node {}, {handlers} handler(s)", config.node.name));
             settings(world, &config, &env, &mut found);
             let within = Duration::from_secs(args.timeout);
-            asynchronously(async {
-                dependencies(world, &config, &env, within, &mut found).await;
-                Ok(())
-            })?;
+            if !args.offline {
+                asynchronously(async {
+                    dependencies(world, &config, &env, within, &mut found).await;
+                    Ok(())
+                })?;
+            }
         }
     }
     let all_well = found.0.iter().all(|f| f["ok"] == true);
@@ -98,13 +123,14 @@ async fn dependencies(world: &dyn World, config: &Config, env: &Env, within: Dur
     let silent = Out::new(true);
     let asked = async {
         let session = Session::connect(world, config, env, silent, Purpose::Check).await?;
-        if let Session::There { socket } = &session {
-            found.ok("node", format!("running; answers at {}", socket.display()));
-        }
-        session.run(Command::Status).await
+        let status = session.run(Command::Status).await?;
+        Ok((session, status))
     };
-    let fault = match tokio::time::timeout(within, asked).await {
-        Ok(Ok(status)) => {
+    let fault: Fault = match tokio::time::timeout(within, asked).await {
+        Ok(Ok((session, status))) => {
+            if let Session::There { socket } = &session {
+                found.ok("node", format!("running; answers at {}", socket.display()));
+            }
             for (what, mend) in [("log", log_mend(config)), ("store", store_mend(config))] {
                 let detail = status[what]["detail"].as_str().unwrap_or("no answer");
                 match status[what]["ok"].as_bool() {
@@ -112,7 +138,7 @@ async fn dependencies(world: &dyn World, config: &Config, env: &Env, within: Dur
                     _ => found.problem(what, detail, mend),
                 }
             }
-            return;
+            return targets(&session, config, within, found).await;
         }
         Ok(Err(fault)) => fault,
         Err(_) => Fault::new(format!("no answer within {} s", within.as_secs())),
@@ -123,6 +149,33 @@ async fn dependencies(world: &dyn World, config: &Config, env: &Env, within: Dur
     };
     let mend = fault.mend.unwrap_or_else(|| format!("{}; {}", log_mend(config), store_mend(config)));
     found.problem("log and store", detail.replace('\n', "; "), mend);
+    // What the handlers themselves name can be asked all the same.
+    for finding in world.targets(config, env, None).ask(Scope::default(), within).await {
+        found.target(finding, "");
+    }
+}
+
+/// The targets of the handlers, with what the rules route to them.
+async fn targets(session: &Session, config: &Config, within: Duration, found: &mut Findings) {
+    if config.handlers.is_empty() {
+        return;
+    }
+    let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    let answer = match session.run(Command::Targets { within_ms }).await {
+        Ok(answer) => answer,
+        Err(fault) => return found.problem("targets", fault.what, fault.mend.unwrap_or_default()),
+    };
+    if let Some(why) = answer["routes_unknown"].as_str() {
+        found.not_asked("routes of the rules", why);
+    }
+    let node = match session {
+        Session::There { .. } => "; the node asked, with the settings that it was started with: restart it after a change",
+        Session::Here(_) => "",
+    };
+    match serde_json::from_value::<Vec<Finding>>(answer["findings"].clone()) {
+        Ok(findings) => findings.into_iter().for_each(|finding| found.target(finding, node)),
+        Err(e) => found.problem("targets", e.to_string(), "is the node of the same version? stockwarden --version"),
+    }
 }
 
 fn log_mend(config: &Config) -> String {

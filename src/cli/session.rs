@@ -112,8 +112,8 @@ impl Session {
                 Fault::new("the log is not ready").because(e).mend("stockwarden check says what cannot be reached")
             })?;
         }
-        let handlers = config.handlers.keys().cloned().collect();
-        let admin = Admin::new(ports.log, ports.registry, ports.ledger, key.vault, Arc::new(Utc::now), world.rules(), handlers);
+        let targets = world.targets(config, env, Some((&key.vault, &ports.registry)));
+        let admin = Admin::new(ports.log, ports.registry, ports.ledger, key.vault, Arc::new(Utc::now), world.rules(), targets);
         Ok(Session::Here(Box::new(admin)))
     }
 

@@ -8,7 +8,8 @@ use futures::future::BoxFuture;
 use super::Fault;
 use crate::admin::RuleChecker;
 use crate::config::{Config, Env};
-use crate::ports::{EventLog, Ledger, Registry};
+use crate::ports::{EventLog, Ledger, Registry, Targets};
+use crate::vault::Vault;
 
 /// The ports that administration works on.
 pub struct Ports {
@@ -26,6 +27,9 @@ pub trait World: Sync {
 
     /// What is wrong with the configured handlers: (name, what). Reaches nobody.
     fn handler_problems(&self, config: &Config, env: &Env) -> Vec<(String, String)>;
+
+    /// The targets of the handlers that can be built; without the store no stored token is at hand.
+    fn targets(&self, config: &Config, env: &Env, stored: Option<(&Vault, &Arc<dyn Registry>)>) -> Arc<dyn Targets>;
 
     /// Runs the demo until it is told to stop; starts its own runtime.
     fn demo(&self, args: super::demo::Args, env: Env) -> Result<(), Fault>;

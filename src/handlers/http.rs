@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Client, Url};
+use reqwest::{Client, ClientBuilder, Url};
+use tower::util::MapResultLayer;
 
 use super::target::{Guarded, RefusedAddress, check_address};
 use super::{Blame, Context, Verdict};
@@ -37,6 +38,38 @@ pub fn checked_url(key: &str, text: &str, allow_private: bool) -> Result<Url, St
 
 /// Follows no redirect, uses no proxy, and connects to public addresses only, unless private ones are allowed.
 pub fn client(timeout: Duration, allow_private: bool, context: &Context) -> Result<Client, String> {
+    built(builder(timeout, allow_private, context))
+}
+
+/// One that connects as [`client`] does, encryption included, and then hangs up: [`connects`] asks with it. Nothing is ever sent.
+pub fn connector(timeout: Duration, allow_private: bool, context: &Context) -> Result<Client, String> {
+    built(builder(timeout, allow_private, context).connector_layer(MapResultLayer::new(hang_up)))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("connected, and hung up on purpose")]
+struct Connected;
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn hang_up<C>(connection: Result<C, AnyError>) -> Result<C, AnyError> {
+    connection.and_then(|_| Err(Connected.into()))
+}
+
+/// Whether a connection to `url` comes about; `connector` is of [`connector`].
+pub async fn connects(connector: &Client, url: &Url) -> Result<(), String> {
+    match connector.head(url.clone()).send().await {
+        Err(e) if caused_by::<Connected>(&e) => Ok(()),
+        Err(e) => Err(chain(&e.without_url())),
+        Ok(_) => Err("it answered what nobody asked".to_owned()),
+    }
+}
+
+fn built(builder: ClientBuilder) -> Result<Client, String> {
+    builder.build().map_err(|e| format!("no HTTP client can be made: {e}"))
+}
+
+fn builder(timeout: Duration, allow_private: bool, context: &Context) -> ClientBuilder {
     Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
@@ -45,8 +78,6 @@ pub fn client(timeout: Duration, allow_private: bool, context: &Context) -> Resu
         .connect_timeout(timeout / 2)
         .timeout(timeout)
         .user_agent(concat!("stockwarden/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|e| format!("no HTTP client can be made: {e}"))
 }
 
 /// What is read of an answer, at most `limit` bytes. A text that breaks off is given as far as it came.
@@ -66,7 +97,7 @@ pub async fn read_body(mut answer: reqwest::Response, limit: usize) -> Vec<u8> {
 pub fn judge_error(e: reqwest::Error) -> Verdict {
     let e = e.without_url();
     let reason = chain(&e);
-    if refused_address(&e) {
+    if caused_by::<RefusedAddress>(&e) {
         Verdict::Permanent { reason }
     } else if e.is_connect() {
         Verdict::Retry { reason, after: None, blame: Blame::Target }
@@ -77,10 +108,10 @@ pub fn judge_error(e: reqwest::Error) -> Verdict {
     }
 }
 
-fn refused_address(e: &reqwest::Error) -> bool {
+fn caused_by<E: std::error::Error + 'static>(e: &reqwest::Error) -> bool {
     let mut source = std::error::Error::source(e);
     while let Some(e) = source {
-        if e.is::<RefusedAddress>() {
+        if e.is::<E>() {
             return true;
         }
         source = e.source();

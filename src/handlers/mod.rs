@@ -30,22 +30,27 @@
 //!    [`Resolution::AskLater`]. Where nobody can be asked, the same bytes are sent again and the row is a possible duplicate.
 //!    [`Handler::sweep`], where what happened twice all the same can be found and undone later.
 //! 5. **[`Handler::follows`]**, if the target can show what became of a proposal: then `prepare` also gets jobs with
-//!    [`Job::update`], with the id that the first send gave. [`Handler::looks_back`], if a message refers to earlier ones about
+//!    [`Job::update`], with the id that the first send gave; also of changes that came from there, with [`Handler::follows_its_own`]. [`Handler::looks_back`], if a message refers to earlier ones about
 //!    the variant ([`Job::earlier`]).
 //! 6. **[`Handler::inbound`]**, if the target talks back: an [`Inbound`] that checks a signature over the raw body and its age, and
 //!    says which moves are asked for, by whom, with an id that is the same at each delivery. The API serves it at
 //!    `/webhooks/KIND[/NAME]`. Nothing else than the signature is trusted, and no move is carried out here.
 //! 7. **[`Handler::guarantee`]** is what 2 to 4 amount to, also when the process dies between any two steps: `GUARANTEE` of the kind.
-//! 8. **[`Handler::secrets`]**: everything that must not be seen in what a target echoes.
-//! 9. **One line in [`registry::KINDS`]**, which is also the docs' table (`docs/handlers.md`; a test compares them).
-//! 10. **Tests** in `tests/suite/effects/` against a stand-in that commits and then drops the connection, hangs, throttles and answers
+//! 8. **[`Handler::probe`]**, where the target can be asked without an effect: whether it answers, knows the account, and has what the
+//!    instance and the routes name. `check` shows it. Whatever a send would be refused for and can be known before belongs here; a
+//!    [`Finding`] says what was answered and what to mend. What cannot be asked is said as well ([`Finding::not_asked`]).
+//! 9. **[`Handler::secrets`]**: everything that must not be seen in what a target echoes.
+//! 10. **One line in [`registry::KINDS`]**, which is also the docs' table (`docs/handlers.md`; a test compares them).
+//! 11. **Tests** in `tests/suite/effects/` against a stand-in that commits and then drops the connection, hangs, throttles and answers
 //!     nonsense: a verdict for each, hostile texts, and through the ledger (`harness.rs`) the number of effects that the
 //!     target has in the end. `send` and `prepare` alone make no exactly-once.
 
+mod common;
 pub mod email;
 mod http;
 pub mod jira;
 mod placeholders;
+mod probe;
 mod redactor;
 pub mod registry;
 pub mod shopify_transfer;
@@ -59,12 +64,15 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 
+pub use common::Common;
+pub use probe::ask as ask_targets;
 pub use redactor::Redactor;
-pub use registry::{Common, Context, Handlers, Instance, Problem};
+pub use registry::{Context, Handlers, Instance, Problem};
 
 use crate::events::decision::{Decision, ProposalChange, Route};
 use crate::ports::inbound::Inbound;
 use crate::ports::ledger::{Effect, EffectId, Planned};
+use crate::ports::targets::{Finding, Scope};
 
 /// What a kind can promise about effects that happen twice (DESIGN §7.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -224,6 +232,12 @@ pub trait Handler: Send + Sync + 'static {
         false
     }
 
+    /// Whether it is also given changes that its own target asked for, because nothing shows them there otherwise: the buttons of a
+    /// message stay as they are when somebody presses one.
+    fn follows_its_own(&self) -> bool {
+        false
+    }
+
     /// Whether [`Handler::prepare`] needs [`Job::earlier`], to answer in a thread for example.
     fn looks_back(&self) -> bool {
         false
@@ -237,6 +251,12 @@ pub trait Handler: Send + Sync + 'static {
     /// The search for effects that happened twice all the same, where the target can be searched.
     fn sweep(self: Arc<Self>) -> Option<Arc<dyn Sweep>> {
         None
+    }
+
+    /// Asks the target whether sends would succeed, without an effect there: nobody is told anything. What the account may do, whether
+    /// what routes name is there. Begins anew at each call, and may be dropped at any time. Empty: there is nothing to ask.
+    fn probe<'a>(&'a self, _scope: &'a Scope, _now: DateTime<Utc>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(async { Vec::new() })
     }
 
     /// The request, built once for an effect. An error is permanent and says what is to be mended.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::common::{Common, common, with_nearest};
 use super::{Guarantee, Handler, Redactor};
-use crate::config::{Env, HandlerConfig, SecretRef};
+use crate::config::{Env, HandlerConfig, SecretRef, nearest};
 use crate::links::Links;
 use crate::shopify::{NoStoredTokens, StoredTokens};
 
@@ -107,7 +108,7 @@ pub const KINDS: &[Kind] = &[
 
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    #[error("[handlers.{name}]: there is no kind \"{kind}\"; kinds that work: {works}")]
+    #[error("[handlers.{name}]: there is no kind \"{kind}\"; {works}")]
     UnknownKind { name: String, kind: String, works: String },
     #[error("[handlers.{name}]: {reason}")]
     Invalid { name: String, reason: String },
@@ -122,30 +123,11 @@ impl Problem {
     }
 }
 
-/// Settings that every instance has, whatever its kind.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Common {
-    /// Sends under way at once.
-    pub concurrency: usize,
-    /// Sends of one effect before it fails for good.
-    pub max_attempts: i32,
-    /// Longest time that one send may take.
-    pub deadline: Duration,
-    /// Organisations that may route here; empty: all.
-    pub organisations: Vec<String>,
-}
-
 impl Context {
     /// The secret behind `key` of the instance's table.
     pub fn secret(&self, key: &str, secret: &SecretRef) -> Result<String, String> {
         let found = secret.resolve(key, &self.env).map_err(|e| e.to_string())?;
         Ok(found.expose().trim().to_owned())
-    }
-}
-
-impl Default for Common {
-    fn default() -> Self {
-        Common { concurrency: 8, max_attempts: 20, deadline: Duration::from_secs(60), organisations: Vec::new() }
     }
 }
 
@@ -241,49 +223,25 @@ impl Handlers {
 fn build_one(kinds: &[Kind], config: &HandlerConfig, context: &Context) -> Result<Instance, Problem> {
     let name = &context.name;
     let invalid = |reason: String| Problem::Invalid { name: name.clone(), reason };
-    let works = || kinds.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
+    let names = || kinds.iter().map(|k| k.name);
+    let works = |kind: &str| match nearest(kind, names()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("kinds that work: {}", names().collect::<Vec<_>>().join(", ")),
+    };
     let (kind, mut table) = (config.kind.clone(), config.table.clone());
     let Some(found) = kinds.iter().find(|k| k.name == kind) else {
-        return Err(Problem::UnknownKind { name: name.clone(), kind, works: works() });
+        return Err(Problem::UnknownKind { name: name.clone(), works: works(&kind), kind });
     };
     let common = common(&mut table).map_err(invalid)?;
     let handler = (found.build)(table, context).map_err(invalid)?;
     Ok(Instance::new(name, found.name, common, handler))
 }
 
-/// Takes the settings out that are not the kind's own.
-fn common(table: &mut toml::Table) -> Result<Common, String> {
-    let mut common = Common::default();
-    if let Some(n) = number(table, "concurrency", 1, 256)? {
-        common.concurrency = usize::try_from(n).expect("checked to be 1 to 256");
-    }
-    if let Some(n) = number(table, "max_attempts", 1, 1000)? {
-        common.max_attempts = i32::try_from(n).expect("checked to be 1 to 1000");
-    }
-    if let Some(value) = table.remove("deadline") {
-        common.deadline = duration(value.as_str().unwrap_or_default())
-            .ok_or_else(|| format!("deadline = {value} is not a duration such as \"60s\""))?;
-    }
-    if let Some(value) = table.remove("organisations") {
-        common.organisations =
-            value.try_into().map_err(|_| "organisations is not a list of names, such as [\"acme\"]".to_owned())?;
-    }
-    Ok(common)
-}
-
-fn number(table: &mut toml::Table, key: &str, least: i64, most: i64) -> Result<Option<i64>, String> {
-    match table.remove(key) {
-        None => Ok(None),
-        Some(toml::Value::Integer(n)) if (least..=most).contains(&n) => Ok(Some(n)),
-        Some(other) => Err(format!("{key} = {other}; allowed is a number from {least} to {most}")),
-    }
-}
-
 /// Reads a kind's own settings, with the key named in the error.
 pub fn read_config<C: DeserializeOwned>(table: toml::Table) -> Result<C, String> {
     serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
         let path = e.path().to_string();
-        let message = e.into_inner().to_string().trim().replace('\n', " ");
+        let message = with_nearest(e.into_inner().to_string().trim().replace('\n', " "));
         if path == "." { message } else { format!("{path}: {message}") }
     })
 }
@@ -376,6 +334,22 @@ mod tests {
         .expect_err("refused");
         for want in ["[handlers.a]", "sekret", "[handlers.b]", "from", "[handlers.c]", "concurrency = 0"] {
             assert!(error.contains(want), "{want} is not named in: {error}");
+        }
+    }
+
+    #[test]
+    fn of_an_unknown_key_or_kind_the_nearest_is_told() {
+        for (wrong, near) in [
+            (
+                "kind = \"target\"\nurl = \"https://a.example/\"\nsecrte = \"x\"",
+                "there is no key \"secrte\"; did you mean \"secret\"?",
+            ),
+            ("kind = \"target\"\nurl = \"https://a.example/\"\nconcurency = 2", "did you mean \"concurrency\"?"),
+            ("kind = \"email\"\nsmpt_url = \"smtp://a\"", "did you mean \"smtp_url\"?"),
+            ("kind = \"slak\"", "there is no kind \"slak\"; did you mean \"slack\"?"),
+        ] {
+            let error = build(&format!("[a]\n{wrong}")).expect_err("refused");
+            assert!(error.starts_with("[handlers.a]: ") && error.contains(near), "{error}");
         }
     }
 

@@ -10,6 +10,7 @@ pub mod queries;
 pub mod registry;
 pub mod reorders;
 pub mod snapshot_store;
+pub mod targets;
 
 pub use event_log::{EventLog, LogError};
 pub use ledger::Ledger;
@@ -19,3 +20,4 @@ pub use queries::Queries;
 pub use registry::Registry;
 pub use reorders::{Moves, Reorders};
 pub use snapshot_store::{SnapshotStore, StoreError};
+pub use targets::Targets;

@@ -23,4 +23,8 @@ documents! {
     TRANSFER_CREATE_READY = "transfer_create_ready";
     /// Transfers by a search, the oldest first.
     TRANSFERS_BY_TAG = "transfers_by_tag";
+    /// Scopes that the shop has granted. Needs none.
+    ACCESS = "access";
+    /// Locations by their ids. Needs `read_inventory`; with details `read_locations`.
+    LOCATIONS = "locations";
 }

@@ -56,6 +56,8 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["actix_web", "actix_http"], &["api", "dashboard", "app"]),
     (&["reqwest"], &["adapters/peers", "handlers", "shopify", "cli", "sim"]),
     (&["lettre"], &["handlers", "shopify"]),
+    // Where reqwest's connections are hung up.
+    (&["tower"], &["handlers"]),
     (&["anyhow"], &["main", "cli"]),
     (&["proptest", "tempfile", "standardwebhooks"], &[]),
 ];

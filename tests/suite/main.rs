@@ -14,3 +14,4 @@ mod reference;
 mod simulation;
 mod support;
 mod system;
+mod targets;

@@ -9,7 +9,7 @@ use crate::events::dead_letter::{DeadLetter, Origin, Reason, Unreadable};
 use crate::events::decision::{self, Decision, ProposalChange, Recorded, Route};
 use crate::events::record::{NewRecord, RecordBatch, RecordRef, Topic};
 use crate::events::time::Millis;
-use crate::handlers::Handlers;
+use crate::handlers::{Handlers, Instance};
 use crate::ports::ledger::{Batch, EffectId, Planned};
 use crate::ports::reorders::{Change, Opening};
 
@@ -58,9 +58,9 @@ fn opening(record: &RecordRef<'_>, decision: &Decision) -> Opening {
     }
 }
 
-/// Everybody who has told the proposal is told what became of it, but for the one who said so.
+/// Everybody who has told the proposal is told what became of it, but for the one who said so, unless that one shows it by this alone.
 fn change(record: &RecordRef<'_>, change: &ProposalChange, handlers: &Handlers, now: DateTime<Utc>) -> Change {
-    let told = |name: &str| change.via.as_deref() != Some(name);
+    let news = |i: &Instance| change.via.as_deref() != Some(&i.name) || i.handler.follows_its_own();
     Change {
         proposal_id: change.proposal_id,
         version: change.caused_by.offset,
@@ -68,7 +68,7 @@ fn change(record: &RecordRef<'_>, change: &ProposalChange, handlers: &Handlers, 
         changed_at: time_of(change.changed_at),
         change: text(record),
         offset: record.offset,
-        tell: handlers.iter().filter(|i| i.handler.follows(change) && told(&i.name)).map(|i| i.name.clone()).collect(),
+        tell: handlers.iter().filter(|i| i.handler.follows(change) && news(i)).map(|i| i.name.clone()).collect(),
         due_at: now,
     }
 }

@@ -26,6 +26,7 @@
 
 mod message;
 mod order;
+mod probe;
 mod server;
 mod smtp;
 mod template;
@@ -51,10 +52,11 @@ use self::smtp::Server;
 use super::registry::{duration_text, read_config};
 use super::{Context, Guarantee, Handler, Job, Update, Verdict};
 use crate::config::SecretRef;
-use crate::events::decision::ProposalChange;
+use crate::events::decision::{ProposalChange, Route};
 use crate::events::fact::Move;
 use crate::links::{Claim, LIFETIME_MS, Links};
 use crate::ports::ledger::EffectId;
+use crate::ports::targets::{Finding, Scope};
 
 /// Longest name of an article or list of recipients in a link, in characters.
 const LINK_TEXT: usize = 80;
@@ -198,8 +200,8 @@ fn thaw(request: &[u8]) -> Result<(Envelope, &[u8], Option<String>), String> {
 }
 
 impl Email {
-    fn recipients(&self, job: &Job) -> Result<Vec<Mailbox>, String> {
-        let own = match job.route.settings.get("address") {
+    fn recipients(&self, route: &Route) -> Result<Vec<Mailbox>, String> {
+        let own = match route.settings.get("address") {
             None => return if self.to.is_empty() { Err(NO_ADDRESS.to_owned()) } else { Ok(self.to.clone()) },
             Some(Value::String(one)) => vec![one.clone()],
             Some(Value::Array(more)) => more.iter().map(|v| v.as_str().unwrap_or_default().to_owned()).collect(),
@@ -218,7 +220,7 @@ impl Email {
     /// Of one decision, or of several that go to the same recipients.
     fn order(&self, jobs: &[Job], now: DateTime<Utc>) -> Result<Vec<u8>, String> {
         let job = jobs.first().ok_or("a mail of no decisions")?;
-        let to = self.recipients(job)?;
+        let to = self.recipients(&job.route)?;
         let id = message_id(&job.id, &self.from.email);
         let content = order::content(&self.templates, jobs, |job| self.line_links(job, &to, now));
         let decision = (jobs.len() == 1).then_some(job.decision.decision_id);
@@ -231,7 +233,7 @@ impl Email {
     }
 
     fn reply(&self, job: &Job, update: &Update, now: DateTime<Utc>) -> Result<Vec<u8>, String> {
-        let to = self.recipients(job)?;
+        let to = self.recipients(&job.route)?;
         let id = message_id(&job.id, &self.from.email);
         // What the first send gave: the id of its mail, which may have been a digest.
         let parent = update.reference.as_deref().filter(|r| message::is_message_id(r));
@@ -274,6 +276,10 @@ impl Handler for Email {
     /// Not who among us sees to it, and when: a vendor has nothing to do with that.
     fn follows(&self, change: &ProposalChange) -> bool {
         !matches!(change.moved, Some(Move::Assign | Move::Snooze))
+    }
+
+    fn probe<'a>(&'a self, scope: &'a Scope, _now: DateTime<Utc>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(self.ask_all(scope))
     }
 
     fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String> {

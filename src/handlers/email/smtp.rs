@@ -11,7 +11,7 @@ use lettre::address::Envelope;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
-use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
+use lettre::transport::smtp::commands::{Data, Mail, Noop, Rcpt};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailParameter};
 
 use crate::handlers::{Blame, Verdict};
@@ -75,6 +75,18 @@ impl Server {
             self.keep(connection);
         }
         verdict
+    }
+
+    /// A connection of its own, up to the login, and no mail: how it went, else why not.
+    pub async fn greet(&self) -> Result<String, Verdict> {
+        let mut connection = self.connect().await.map_err(judge_before)?;
+        let tried = self.limit("asked whether it listens (NOOP)", connection.command(Noop)).await;
+        let encrypted = if connection.is_encrypted() { "encrypted" } else { "not encrypted" };
+        // It is done with, whatever the server says to it.
+        let _ = tokio::time::timeout(self.timeout, connection.quit()).await;
+        tried.map_err(judge_before)?;
+        let login = if self.credentials.is_some() { "logged in" } else { "without a login" };
+        Ok(format!("it takes mails: {encrypted}, {login}"))
     }
 
     /// Up to the go-ahead for the message.

@@ -78,8 +78,8 @@ fn default_timeout() -> Duration {
 
 /// What an instance says, checked.
 pub struct Settings {
-    project: Option<String>,
-    issue_type: String,
+    pub project: Option<String>,
+    pub issue_type: String,
     priorities: BTreeMap<&'static str, String>,
     labels: Vec<String>,
     fields: Map<String, Value>,

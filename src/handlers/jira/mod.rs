@@ -40,6 +40,7 @@ mod api;
 mod config;
 mod inbound;
 mod issue;
+mod probe;
 mod search;
 mod twins;
 mod update;
@@ -58,6 +59,7 @@ use self::config::Settings;
 use super::{Guarantee, Handler, Job, Resolution, Sweep, Verdict};
 use crate::events::decision::ProposalChange;
 use crate::ports::inbound::Inbound;
+use crate::ports::targets::{Finding, Scope};
 
 pub(super) const GUARANTEE: Guarantee = Guarantee::DetectAndRepair;
 
@@ -165,6 +167,10 @@ impl Handler for Jira {
 
     fn sweep(self: Arc<Self>) -> Option<Arc<dyn Sweep>> {
         Some(self)
+    }
+
+    fn probe<'a>(&'a self, scope: &'a Scope, now: DateTime<Utc>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(self.ask_all(scope, now))
     }
 
     fn prepare(&self, job: &Job, _now: DateTime<Utc>) -> Result<Vec<u8>, String> {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::nth_key;
-use crate::events::decision::{Decision, Kind};
+use crate::events::decision::{Decision, Kind, Route};
 use crate::handlers::Job;
 use crate::shopify::documents;
 
@@ -19,8 +19,8 @@ const NOTE_MAX: usize = 500;
 
 /// What routes need not say.
 pub(super) struct Defaults {
-    origin: Option<String>,
-    destination: Option<String>,
+    pub origin: Option<String>,
+    pub destination: Option<String>,
     ready: bool,
 }
 
@@ -82,13 +82,17 @@ fn no_item(d: &Decision) -> String {
     }
 }
 
+/// Origin and destination, as far as the route or the handler names them.
+pub(super) fn named(route: &Route, defaults: &Defaults) -> Result<(Option<String>, Option<String>), String> {
+    let own = |name: &str| route.settings.get(name).map(|v| location(&format!("the route's {name}"), v)).transpose();
+    let origin = own("origin")?.or_else(|| defaults.origin.clone());
+    Ok((origin, own("destination")?.or_else(|| defaults.destination.clone())))
+}
+
 /// Origin and destination. The destination is the location that ran low, unless somebody says otherwise.
 fn locations(job: &Job, defaults: &Defaults, ready: bool) -> Result<(Option<String>, Option<String>), String> {
-    let own = |name: &str| job.route.settings.get(name).map(|v| location(&format!("the route's {name}"), v)).transpose();
-    let origin = own("origin")?.or_else(|| defaults.origin.clone());
-    let destination = own("destination")?
-        .or_else(|| defaults.destination.clone())
-        .or_else(|| job.decision.location_id.map(|l| gid("Location", l.0)));
+    let (origin, destination) = named(&job.route, defaults)?;
+    let destination = destination.or_else(|| job.decision.location_id.map(|l| gid("Location", l.0)));
     match (&origin, &destination) {
         (None, None) => Err("a transfer needs a location: give the route an origin or a destination, or the rule the scope location".to_owned()),
         (Some(o), Some(d)) if o == d => Err(format!("origin and destination are the same location, {o}: change one of the route's")),
@@ -186,6 +190,11 @@ impl Frozen {
         request["variables"]["key"] = json!(nth_key(self.key, n));
         request.to_string().into_bytes()
     }
+}
+
+/// Variables of the question after locations.
+pub fn location_variables(ids: &[String], details: bool) -> Value {
+    json!({ "ids": ids, "details": details })
 }
 
 /// Variables of the search for a tag. Ours are letters, digits and hyphens, so nothing has to be quoted.

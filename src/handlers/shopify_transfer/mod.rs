@@ -34,6 +34,7 @@
 //! The reference of a transfer is its gid; webhooks about it (`inventory_transfers/*`) bear the same.
 
 mod input;
+mod probe;
 mod verdict;
 
 use std::collections::HashMap;
@@ -46,13 +47,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-pub use self::input::search_variables;
 use self::input::{Defaults, Frozen};
+pub use self::input::{location_variables, search_variables};
 use self::verdict::{Made, judge};
 use super::registry::{duration_text, read_config};
 use super::{Blame, Context, Guarantee, Handler, Job, Resolution, Verdict};
 use crate::config::{Secret, SecretRef};
 use crate::ports::ledger::EffectId;
+use crate::ports::targets::{Finding, Scope};
 use crate::shopify::{AdminClient, CallError, Credentials, Settings, documents};
 
 pub(super) const GUARANTEE: Guarantee = Guarantee::EffectivelyOnce;
@@ -116,6 +118,8 @@ fn default_lag() -> Duration {
 }
 
 pub struct ShopifyTransfer {
+    /// Name of the instance.
+    name: String,
     client: AdminClient,
     defaults: Defaults,
     window: TimeDelta,
@@ -137,7 +141,8 @@ pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Han
         timeout: config.timeout,
         credentials,
     })?;
-    Ok(Arc::new(ShopifyTransfer { client, defaults, window, lag, searched: Mutex::default(), secrets }))
+    let name = context.name.clone();
+    Ok(Arc::new(ShopifyTransfer { name, client, defaults, window, lag, searched: Mutex::default(), secrets }))
 }
 
 fn span(key: &str, duration: Duration) -> Result<TimeDelta, String> {
@@ -252,6 +257,10 @@ impl ShopifyTransfer {
 impl Handler for ShopifyTransfer {
     fn guarantee(&self) -> Guarantee {
         GUARANTEE
+    }
+
+    fn probe<'a>(&'a self, scope: &'a Scope, now: DateTime<Utc>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(self.ask_all(scope, now))
     }
 
     fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String> {

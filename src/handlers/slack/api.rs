@@ -59,6 +59,14 @@ impl Api {
         self.call(self.client.get(self.url(method, query)), now).await
     }
 
+    /// Who the token is, and its scopes where Slack says them.
+    pub async fn auth_test(&self, now: DateTime<Utc>) -> Result<(Value, Option<String>), Failure> {
+        let call = self.client.post(self.url("auth.test", &[])).header(AUTHORIZATION, self.token.clone());
+        let answer = call.send().await.map_err(|e| Failure::Other(http::judge_error(e)))?;
+        let scopes = answer.headers().get("x-oauth-scopes").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        Ok((read(answer, now).await?, scopes))
+    }
+
     fn url(&self, method: &str, query: &[(&str, &str)]) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/{method}", self.base.path().trim_end_matches('/')));

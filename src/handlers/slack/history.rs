@@ -19,7 +19,7 @@ const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(10);
 const LANDING: Duration = Duration::from_secs(10);
 
 /// Why the look was not carried through.
-enum Stopped {
+pub(super) enum Stopped {
     /// Slack will not say, whenever it is asked.
     CannotAsk,
     Later(Resolution),
@@ -78,7 +78,7 @@ impl Slack {
     }
 
     /// The first item that fits. None: there is certainly none.
-    async fn search(
+    pub(super) async fn search(
         &self,
         method: &str,
         query: &[(&str, &str)],

@@ -24,6 +24,7 @@ mod api;
 mod history;
 mod inbound;
 mod message;
+mod probe;
 mod text;
 
 use std::collections::BTreeMap;
@@ -42,8 +43,9 @@ use self::api::{Api, Failure};
 use super::registry::{duration_text, read_config};
 use super::{Blame, Context, Guarantee, Handler, Job, Resolution, Update, Verdict, http};
 use crate::config::SecretRef;
-use crate::events::decision::ProposalChange;
+use crate::events::decision::{ProposalChange, Route};
 use crate::ports::inbound::Inbound;
+use crate::ports::targets::{Finding, Scope};
 
 pub(super) const GUARANTEE: Guarantee = Guarantee::BestEffort;
 /// Namespace of `client_msg_id`s. Fixed for ever, so that a repeat by a later version is still known.
@@ -75,6 +77,8 @@ fn default_timeout() -> Duration {
 }
 
 pub struct Slack {
+    /// Name of the instance.
+    name: String,
     api: Api,
     signing_secret: Option<String>,
     /// Unless the route names its own.
@@ -126,7 +130,8 @@ pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Han
     let client = http::client(config.timeout, config.allow_private_addresses, context)?;
     let secrets = [Some(token), signing_secret.clone()].into_iter().flatten().collect();
     let api = Api { client, base, token: bearer };
-    Ok(Arc::new(Slack { api, signing_secret, channel, channel_ids: Mutex::default(), secrets }))
+    let name = context.name.clone();
+    Ok(Arc::new(Slack { name, api, signing_secret, channel, channel_ids: Mutex::default(), secrets }))
 }
 
 /// An id or a name, as Slack takes it.
@@ -154,12 +159,20 @@ impl Handler for Slack {
         true
     }
 
+    fn follows_its_own(&self) -> bool {
+        true
+    }
+
     fn looks_back(&self) -> bool {
         true
     }
 
     fn inbound(self: Arc<Self>) -> Option<Arc<dyn Inbound>> {
         Some(self)
+    }
+
+    fn probe<'a>(&'a self, scope: &'a Scope, now: DateTime<Utc>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(self.ask_all(scope, now))
     }
 
     fn prepare(&self, job: &Job, now: DateTime<Utc>) -> Result<Vec<u8>, String> {
@@ -203,15 +216,17 @@ impl Handler for Slack {
 }
 
 impl Slack {
+    fn channel_of(&self, route: &Route) -> Result<String, String> {
+        match (route.settings.get("channel"), &self.channel) {
+            (Some(Value::String(named)), _) => channel(named).map_err(|e| format!("the route's channel: {e}")),
+            (Some(other), _) => Err(format!("the route's channel is {other}; it is a text such as \"#replenishment\"")),
+            (None, Some(channel)) => Ok(channel.clone()),
+            (None, None) => Err("neither the route nor the handler names a channel; set channel in one of them".to_owned()),
+        }
+    }
+
     fn post_body(&self, job: &Job) -> Result<Value, String> {
-        let channel = match (job.route.settings.get("channel"), &self.channel) {
-            (Some(Value::String(named)), _) => channel(named).map_err(|e| format!("the route's channel: {e}"))?,
-            (Some(other), _) => return Err(format!("the route's channel is {other}; it is a text such as \"#replenishment\"")),
-            (None, Some(channel)) => channel.clone(),
-            (None, None) => {
-                return Err("neither the route nor the handler names a channel; set channel in one of them".to_owned());
-            }
-        };
+        let channel = self.channel_of(&job.route)?;
         let message = message::message(&job.decision, None, self.signing_secret.is_some());
         let mut body = json!({
             "channel": channel,

@@ -37,6 +37,7 @@ use self::sign::SigningKey;
 use super::registry::{duration_text, read_config};
 use super::{Blame, Context, Guarantee, Handler, Job, Verdict, http, placeholders};
 use crate::config::SecretRef;
+use crate::ports::targets::{Finding, Scope};
 
 /// Once, if the receiver heeds the key; whether it does cannot be seen from here.
 pub(super) const GUARANTEE: Guarantee = Guarantee::BestEffort;
@@ -71,7 +72,11 @@ fn default_timeout() -> Duration {
 }
 
 pub struct Target {
+    /// Name of the instance.
+    name: String,
     client: Client,
+    /// For `check`.
+    connector: Client,
     url: Url,
     key: Option<SigningKey>,
     headers: HeaderMap,
@@ -97,7 +102,9 @@ pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Han
     let headers = checked_headers(&config.headers, context, &mut secrets)?;
     let template = config.body.map(Template::new).transpose()?;
     let client = http::client(config.timeout, config.allow_private_addresses, context)?;
-    Ok(Arc::new(Target { client, url, key, headers, template, secrets, gone: Mutex::default() }))
+    let connector = http::connector(config.timeout, config.allow_private_addresses, context)?;
+    let name = context.name.clone();
+    Ok(Arc::new(Target { name, client, connector, url, key, headers, template, secrets, gone: Mutex::default() }))
 }
 
 fn checked_headers(
@@ -132,6 +139,17 @@ fn checked_headers(
 impl Handler for Target {
     fn guarantee(&self) -> Guarantee {
         GUARANTEE
+    }
+
+    /// No request: what a foreign API makes of one is not known here. Only that it can be reached, by an address that is allowed.
+    fn probe<'a>(&'a self, _scope: &'a Scope, _now: DateTime<Utc>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(async move {
+            let about = format!("connection to {}", self.url.host_str().unwrap_or_default());
+            vec![match http::connects(&self.connector, &self.url).await {
+                Ok(()) => Finding::fine(about, "it connects; whether it takes a request only a decision tells: nothing was sent"),
+                Err(said) => Finding::problem(about, said, format!("see url of [handlers.{}]", self.name)),
+            }]
+        })
     }
 
     fn prepare(&self, job: &Job, _now: DateTime<Utc>) -> Result<Vec<u8>, String> {

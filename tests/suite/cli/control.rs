@@ -15,7 +15,8 @@ use stockwarden::api::{ControlHandler, serve_control};
 use stockwarden::events::record::{NewRecord, Offset, Partition, Position, Topic};
 use stockwarden::ports::event_log::{Group, GroupHandle, GroupSink, PartitionReader, TransactionalWriter};
 use stockwarden::ports::registry::ShopKind;
-use stockwarden::ports::{EventLog, LogError};
+use stockwarden::ports::targets::{Finding, Scope};
+use stockwarden::ports::{EventLog, LogError, Targets};
 use stockwarden::vault::Vault;
 
 use super::Home;
@@ -28,6 +29,17 @@ impl RuleChecker for AnyRules {
     }
 }
 
+struct NoTargets;
+
+impl Targets for NoTargets {
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn ask(&self, _: Scope, _: Duration) -> BoxFuture<'_, Vec<Finding>> {
+        Box::pin(async { Vec::new() })
+    }
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 }
@@ -37,7 +49,7 @@ async fn admin(home: &Home, log: Arc<dyn EventLog>) -> Admin {
     let store = SqliteStore::connect(&path.display().to_string(), Duration::from_secs(10)).await.expect("a store");
     let vault = Vault::from_base64(&Vault::new_key().expect("a key")).expect("a vault");
     let store = Arc::new(store);
-    Admin::new(log, store.clone(), store, vault, Arc::new(Utc::now), Arc::new(AnyRules), Vec::new())
+    Admin::new(log, store.clone(), store, vault, Arc::new(Utc::now), Arc::new(AnyRules), Arc::new(NoTargets))
 }
 
 #[test]

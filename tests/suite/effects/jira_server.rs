@@ -94,6 +94,10 @@ pub struct State {
     /// Of the test; without one nothing is late.
     clock: Option<TestClock>,
     pub searches: usize,
+    /// The token is no longer good.
+    pub revoked: bool,
+    /// Keys of projects beside REP.
+    pub more_projects: Vec<&'static str>,
     /// "METHOD path" of each request.
     pub seen: Vec<String>,
     pub bodies: Vec<String>,
@@ -182,7 +186,7 @@ impl JiraServer {
 
     fn carry_out(&self, head: &str, request: &stand_in::Request) -> (&'static str, Value) {
         let basic = format!("Basic {}", STANDARD.encode(format!("{EMAIL}:{TOKEN}")));
-        if request.headers.get("authorization") != Some(&basic) {
+        if request.headers.get("authorization") != Some(&basic) || self.state().revoked {
             return ("401 Unauthorized", Value::Null);
         }
         let body = || -> Value { serde_json::from_slice(&request.body).expect("JSON") };
@@ -190,6 +194,8 @@ impl JiraServer {
         let path = path.split('?').next().expect("a path").strip_prefix("/rest/api/3/").expect("version 3");
         let mut state = self.state();
         match (method, path.split('/').collect::<Vec<_>>().as_slice()) {
+            ("GET", ["myself"]) => ("200 OK", json!({"accountId": "5b10", "displayName": "Stockwarden bot", "active": true})),
+            ("GET", ["project", key]) => project(&state, key),
             ("POST", ["issue"]) => create(&mut state, body()),
             ("POST", ["search", "jql"]) => search(&mut state, &body()),
             (_, ["issue", id, rest @ ..]) => match state.issues.iter_mut().find(|i| i.id.to_string() == *id) {
@@ -209,11 +215,25 @@ fn wrong(field: &str, text: &str) -> (&'static str, Value) {
     ("400 Bad Request", json!({"errorMessages": [], "errors": {field: text}}))
 }
 
+fn has_project(state: &State, key: &str) -> bool {
+    key == "REP" || state.more_projects.contains(&key)
+}
+
+fn project(state: &State, key: &str) -> (&'static str, Value) {
+    if !has_project(state, key) {
+        let told = format!("No project could be found with key '{key}'.");
+        return ("404 Not Found", json!({"errorMessages": [told], "errors": {}}));
+    }
+    let kind = |id: &str, name: &str, subtask: bool| json!({"id": id, "name": name, "subtask": subtask});
+    let types = [kind("10007", "Task", false), kind("10008", "Bug", false), kind("10009", "Sub-task", true)];
+    ("200 OK", json!({"id": "10000", "key": key, "name": "Replenishment", "issueTypes": types}))
+}
+
 fn create(state: &mut State, body: Value) -> (&'static str, Value) {
     let fields = body["fields"].clone();
     let texts = |v: &Value| v.as_array().into_iter().flatten().map(|l| l.as_str().expect("text").to_owned()).collect::<Vec<_>>();
     let summary = fields["summary"].as_str().unwrap_or_default();
-    if fields["project"]["key"] != "REP" {
+    if !has_project(state, fields["project"]["key"].as_str().unwrap_or_default()) {
         return wrong("project", "valid project is required");
     }
     if summary.is_empty() || summary.encode_utf16().count() > 255 || summary.contains('\n') {

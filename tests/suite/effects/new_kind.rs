@@ -13,9 +13,12 @@ use stockwarden::config::{Env, HandlerConfig, SecretRef};
 use stockwarden::events::decision::ProposalChange;
 use stockwarden::events::fact::{Move, MoveDetails};
 use stockwarden::handlers::registry::{Kind, Surroundings, read_config};
-use stockwarden::handlers::{Blame, Context, Guarantee, Handler, Handlers, Instance, Job, Resolution, Update, Verdict};
+use stockwarden::handlers::{
+    Blame, Context, Guarantee, Handler, Handlers, Instance, Job, Resolution, Update, Verdict, ask_targets,
+};
 use stockwarden::ports::inbound::{Asked, Heard, Inbound, Refusal, Request, Subject};
 use stockwarden::ports::ledger::EffectState;
+use stockwarden::ports::targets::{Finding, Found, Scope};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -25,7 +28,7 @@ use super::tap::Tap;
 
 // ---- the kind: what would stand in src/handlers/bell.rs ---------------------------------------------------------------
 
-/// 9: the line in `registry::KINDS`.
+/// 10: the line in `registry::KINDS`.
 const BELL: Kind =
     Kind { name: "bell", makes: "a stroke of the bell", guarantee: GUARANTEE, in_doubt: "the tower is asked", build };
 
@@ -100,7 +103,18 @@ impl Handler for Bell {
         })
     }
 
-    /// 8.
+    /// 8: whether it knows the key; no stroke.
+    fn probe<'a>(&'a self, _scope: &'a Scope, _now: DateTime<Utc>) -> BoxFuture<'a, Vec<Finding>> {
+        Box::pin(async move {
+            vec![match self.say(&format!("heard {} -", self.key)).await {
+                Ok(answer) if answer.starts_with("refused") => Finding::problem("key", answer, "cut a new key"),
+                Ok(_) => Finding::fine("key", "the tower knows it"),
+                Err(NotSaid::NotThere(said) | NotSaid::NoWord(said)) => Finding::problem("tower", said, "is somebody up there?"),
+            }]
+        })
+    }
+
+    /// 9.
     fn secrets(&self) -> Vec<String> {
         vec![self.key.clone()]
     }
@@ -141,7 +155,7 @@ impl Inbound for Bell {
     }
 }
 
-// ---- 10: its tests ----------------------------------------------------------------------------------------------------
+// ---- 11: its tests ----------------------------------------------------------------------------------------------------
 
 const KEY: &str = "k3y-of-the-tower";
 
@@ -253,6 +267,27 @@ async fn a_new_kind_tells_what_became_of_a_proposal_and_what_is_to_be_mended() {
     assert_eq!(stranger.redactor.clean(&reason), "the key *** is wrong; cut a new one");
     let warning = stockwarden::events::decision::Decision { quantity: None, ..decision(1) };
     assert!(bell.prepare(&job(&warning, json!({"to": "tower"})), now).is_err_and(|e| e.contains("route reorders")));
+}
+
+#[tokio::test]
+async fn a_new_kind_is_asked_by_check_without_an_effect_and_without_a_secret_in_what_is_told() {
+    let (tower, toml) = Tower::start([]).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let nobody = format!("tower = \"{}\"\nkey = {{ env = \"KEY\" }}\n", silent.local_addr().expect("address"));
+    let ask = async |toml: &str| {
+        let mut handlers = Handlers::default();
+        handlers.insert(instance(toml).expect("built"));
+        let found = ask_targets(&handlers, &Scope::default(), Duration::from_millis(200), Utc::now()).await;
+        let [found] = <[Finding; 1]>::try_from(found).expect("one finding");
+        assert_eq!(found.handler, "tower");
+        (found.result, found.said, found.mend.unwrap_or_default())
+    };
+    assert_eq!(ask(&toml).await, (Found::Fine, "the tower knows it".into(), String::new()));
+    let wrong = (Found::Problem, "refused the key *** is wrong; cut a new one".into(), "cut a new key".into());
+    assert_eq!(ask(&toml.replace("KEY", "OLD_KEY")).await, wrong);
+    let (result, said, _) = ask(&nobody).await;
+    assert_eq!((result, said.as_str()), (Found::Problem, "no answer within 0.2 s"));
+    assert!(tower.heard.lock().expect("lock").is_empty());
 }
 
 #[tokio::test]

@@ -136,7 +136,7 @@ fn check_refuses_a_template_with_an_unknown_field() {
         let file = folder.path().join("stockwarden.toml");
         std::fs::write(&file, config).expect("written");
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stockwarden"));
-        command.args(["--json", "check", "--config"]).arg(file).env_clear().env("PATH", "/usr/bin:/bin");
+        command.args(["--json", "check", "--offline", "--config"]).arg(file).env_clear().env("PATH", "/usr/bin:/bin");
         let done = command.output().expect("the binary runs");
         (done.status.code(), String::from_utf8_lossy(&done.stdout).into_owned())
     };

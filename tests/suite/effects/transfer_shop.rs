@@ -75,6 +75,10 @@ pub struct State {
     pub index_lag: TimeDelta,
     /// Answers with this version, whatever is asked for.
     pub speaks: Option<&'static str>,
+    /// Scopes that the shop has granted.
+    pub granted: Vec<&'static str>,
+    /// Its locations, and whether they are active.
+    pub locations: BTreeMap<&'static str, bool>,
 }
 
 #[derive(Clone)]
@@ -105,6 +109,8 @@ impl Shopify {
             searches: Vec::new(),
             index_lag: TimeDelta::seconds(30),
             speaks: None,
+            granted: vec!["write_inventory_transfers", "read_inventory_transfers", "read_locations"],
+            locations: BTreeMap::from([("gid://shopify/Location/1", true), ("gid://shopify/Location/3", false)]),
         };
         let address = listener.local_addr().expect("address");
         let shopify = Shopify { address, state: Arc::new(Mutex::new(state)), clock: clock.clone() };
@@ -158,11 +164,13 @@ impl Shopify {
         let token = request.headers.get("x-shopify-access-token").cloned().unwrap_or_default();
         let query = asked.json["query"].as_str().unwrap_or_default().to_owned();
         let search = query.contains("inventoryTransfers(");
+        let probe = query.contains("currentAppInstallation") || query.contains("nodes(");
         match search {
             true => state.searches.push(asked.clone()),
+            false if probe => {}
             false => state.mutations.push(asked.clone()),
         }
-        if !search && matches!(state.script.front(), Some(Fault::Revoke)) {
+        if !search && !probe && matches!(state.script.front(), Some(Fault::Revoke)) {
             state.script.pop_front();
             state.tokens.remove(&token);
         }
@@ -173,6 +181,7 @@ impl Shopify {
         let version = path.split('/').nth_back(1).unwrap_or_default();
         let version = vec![("x-shopify-api-version".to_owned(), state.speaks.unwrap_or(version).to_owned())];
         match search {
+            _ if probe => Reply::Status("200 OK", version, state.probe(&query, &asked.json["variables"]).to_string()),
             true => state.search(&asked.json, now, version),
             false => state.mutate(&query, &asked.json["variables"], now, version),
         }
@@ -200,6 +209,25 @@ impl State {
         let token = format!("shpat_issued_{}", self.issued);
         self.tokens.insert(token.clone());
         status("200 OK", &json!({"access_token": token, "scope": "write_inventory_transfers", "expires_in": 86399}).to_string())
+    }
+
+    fn probe(&self, query: &str, variables: &Value) -> Value {
+        if query.contains("currentAppInstallation") {
+            let scopes: Vec<Value> = self.granted.iter().map(|s| json!({"handle": s})).collect();
+            return json!({"data": {"currentAppInstallation": {"accessScopes": scopes}}});
+        }
+        let details = variables["details"] == true;
+        let allowed = self.granted.contains(&"read_locations") || (!details && self.granted.contains(&"read_inventory"));
+        if !allowed {
+            return error("Access denied for nodes field.", "ACCESS_DENIED", json!({"nodes": null}));
+        }
+        let node = |id: &Value| match self.locations.get_key_value(id.as_str().unwrap_or_default()) {
+            Some((id, active)) if details => json!({"id": id, "isActive": active}),
+            Some((id, _)) => json!({"id": id}),
+            None => Value::Null,
+        };
+        let nodes: Vec<Value> = variables["ids"].as_array().into_iter().flatten().map(node).collect();
+        json!({"data": {"nodes": nodes}})
     }
 
     fn search(&mut self, request: &Value, now: DateTime<Utc>, headers: Vec<(String, String)>) -> Reply {

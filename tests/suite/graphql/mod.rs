@@ -7,6 +7,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use stockwarden::handlers::shopify_transfer::location_variables;
 use stockwarden::shopify::{NoStoredTokens, documents};
 
 use crate::effects::harness;
@@ -62,6 +63,14 @@ fn requests() -> Vec<Value> {
         }
         request["name"] = json!(name);
         requests.push(request);
+    }
+    let ids = ["gid://shopify/Location/1".to_owned(), "gid://shopify/Location/2".to_owned()];
+    for (name, document, variables) in [
+        ("the scopes, for check", documents::ACCESS, json!({})),
+        ("locations, for check", documents::LOCATIONS, location_variables(&ids, true)),
+        ("locations without their details", documents::LOCATIONS, location_variables(&ids, false)),
+    ] {
+        requests.push(json!({"name": name, "query": document.text, "variables": variables}));
     }
     requests
 }

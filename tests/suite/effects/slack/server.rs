@@ -50,6 +50,9 @@ struct State {
     posted: Vec<Posted>,
     calls: Vec<(String, Request)>,
     clock: u64,
+    revoked: bool,
+    /// What Slack says of the token's scopes.
+    granted: Option<&'static str>,
 }
 
 #[derive(Clone)]
@@ -105,6 +108,16 @@ impl SlackServer {
         self.state.lock().expect("lock").reading.push_back(fault);
     }
 
+    /// Whether somebody has revoked the token.
+    pub fn revoke(&self, revoked: bool) {
+        self.state.lock().expect("lock").revoked = revoked;
+    }
+
+    /// From now on answers say which scopes the token has.
+    pub fn grant(&self, scopes: &'static str) {
+        self.state.lock().expect("lock").granted = Some(scopes);
+    }
+
     /// Somebody deletes every message.
     pub fn clear(&self) {
         self.state.lock().expect("lock").posted.clear();
@@ -142,7 +155,9 @@ impl SlackServer {
                 Some(Fault::Error(code)) => error(code),
             };
             let body = answer.to_string();
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json; charset=utf-8\r\n";
+            let granted =
+                self.state.lock().expect("lock").granted.map(|s| format!("x-oauth-scopes: {s}\r\n")).unwrap_or_default();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json; charset=utf-8\r\n{granted}");
             let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
             if stream.write_all(answer.as_bytes()).await.is_err() {
                 return;
@@ -154,16 +169,25 @@ impl SlackServer {
         if request.headers.get("authorization").map(String::as_str) != Some(&format!("Bearer {TOKEN}")) {
             return error("invalid_auth");
         }
+        if self.state.lock().expect("lock").revoked {
+            return error("token_revoked");
+        }
         match method {
+            "auth.test" => json!({"ok": true, "team": "Acme", "user": "stockwarden", "bot_id": "B1"}),
             "chat.postMessage" => self.post(serde_json::from_slice(&request.body).unwrap_or_default()),
             "chat.update" => self.update(&serde_json::from_slice(&request.body).unwrap_or_default()),
             read if !self.scopes.contains(&read) => json!({"ok": false, "error": "missing_scope", "needed": "channels:history"}),
             "conversations.history" => self.history(&pairs(query), None),
             "conversations.replies" => self.history(&pairs(query), get(&pairs(query), "ts")),
             "conversations.list" => {
-                let other = json!({"id": "C0000000000", "name": "general"});
-                json!({"ok": true, "channels": [other, {"id": CHANNEL, "name": "replenishment"}]})
+                let other = json!({"id": "C0000000000", "name": "general", "is_member": false});
+                let old = json!({"id": "C0000000001", "name": "attic", "is_archived": true, "is_member": true});
+                json!({"ok": true, "channels": [other, old, {"id": CHANNEL, "name": "replenishment", "is_member": true}]})
             }
+            "conversations.info" => match get(&pairs(query), "channel") {
+                Some(id @ CHANNEL) => json!({"ok": true, "channel": {"id": id, "is_member": true, "is_archived": false}}),
+                _ => error("channel_not_found"),
+            },
             _ => error("unknown_method"),
         }
     }

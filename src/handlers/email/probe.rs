@@ -1,0 +1,25 @@
+//! What the mail server is asked for `check`: connection, encryption and login, and never with a mail. Whether it takes a recipient, only
+//! a mail to that one tells.
+
+use super::Email;
+use crate::handlers::probe::reason;
+use crate::ports::targets::{Finding, Scope};
+
+impl Email {
+    pub(super) async fn ask_all(&self, scope: &Scope) -> Vec<Finding> {
+        let about = format!("mail server {}:{}", self.server.host, self.server.port);
+        let server = match self.server.greet().await {
+            Ok(said) => Finding::fine(about, said),
+            Err(verdict) => {
+                let mend = format!("see smtp_url, ca_file, username and password of [handlers.{}]", self.name);
+                Finding::problem(about, reason(verdict), mend)
+            }
+        };
+        let wrong = scope.routes.iter().filter_map(|routed| {
+            let said = self.recipients(&routed.route).err()?;
+            let about = format!("route of the rule \"{}\"", routed.rule);
+            Some(Finding::problem(about, said, "mend the route's address, then apply the rules again"))
+        });
+        std::iter::once(server).chain(wrong).collect()
+    }
+}
