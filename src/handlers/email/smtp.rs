@@ -19,7 +19,7 @@ use crate::handlers::{Blame, Verdict};
 /// Idle connections are kept for so long; servers hang up after five minutes at the earliest (RFC 5321 §4.5.3.2).
 const IDLE: Duration = Duration::from_secs(30);
 const MAX_IDLE: usize = 4;
-const RECIPIENT: &str = "taking a recipient";
+const LOGIN: &str = "authenticating";
 const NO_STARTTLS: &str = "the mail server does not offer STARTTLS, and without it nothing is sent; is its port for smtps://?";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct Server {
 /// What went wrong before the message was under way.
 enum Fault {
     Smtp(&'static str, Error),
+    /// Of this one; what is wrong with it says nothing about the others.
+    Recipient(String, Error),
     Silent(&'static str),
     Refused(String),
 }
@@ -65,9 +67,13 @@ impl Server {
                 }
             }
             // From the first byte of the message on, only the server's word says what became of it.
-            Err(Fault::Smtp(_, e)) if e.is_transient() => retry(print("taking the message", &e), Blame::Target),
-            Err(Fault::Smtp(_, e)) if e.is_permanent() => Verdict::Permanent { reason: print("taking the message", &e) },
-            Err(Fault::Smtp(_, e)) => Verdict::Ambiguous { reason: print("taking the message", &e) },
+            Err(Fault::Smtp(_, e) | Fault::Recipient(_, e)) if e.is_transient() => {
+                retry(print("taking the message", &e), Blame::Target)
+            }
+            Err(Fault::Smtp(_, e) | Fault::Recipient(_, e)) if e.is_permanent() => {
+                Verdict::Permanent { reason: print("taking the message", &e) }
+            }
+            Err(Fault::Smtp(_, e) | Fault::Recipient(_, e)) => Verdict::Ambiguous { reason: print("taking the message", &e) },
             Err(Fault::Silent(step)) => Verdict::Ambiguous { reason: format!("the mail server was silent while {step}") },
             Err(Fault::Refused(reason)) => Verdict::Ambiguous { reason },
         };
@@ -102,7 +108,11 @@ impl Server {
         }
         self.limit("taking the sender", connection.command(Mail::new(envelope.from().cloned(), options))).await?;
         for to in envelope.to() {
-            self.limit(RECIPIENT, connection.command(Rcpt::new(to.clone(), vec![]))).await?;
+            let taken = self.limit("taking a recipient", connection.command(Rcpt::new(to.clone(), vec![]))).await;
+            taken.map_err(|fault| match fault {
+                Fault::Smtp(_, e) => Fault::Recipient(to.to_string(), e),
+                other => other,
+            })?;
         }
         self.limit("asked to take data", connection.command(Data)).await?;
         Ok(connection)
@@ -136,7 +146,7 @@ impl Server {
             self.limit("encrypting", connection.starttls(self.tls.clone(), &hello)).await?;
         }
         if let Some(credentials) = &self.credentials {
-            self.limit("authenticating", connection.auth(DEFAULT_MECHANISMS, credentials)).await?;
+            self.limit(LOGIN, connection.auth(DEFAULT_MECHANISMS, credentials)).await?;
         }
         Ok(connection)
     }
@@ -165,15 +175,26 @@ impl Server {
 
 fn judge_before(fault: Fault) -> Verdict {
     match fault {
-        Fault::Smtp(step, e) if e.is_permanent() => Verdict::Permanent { reason: print(step, &e) },
-        // "internal client error": no mechanism in common, for example. Nobody but an operator mends it.
-        Fault::Smtp(step, e) if e.is_client() => Verdict::Permanent { reason: print(step, &e) },
-        // A recipient who is deferred (greylisting, a full mailbox) says nothing about the others.
-        Fault::Smtp(RECIPIENT, e) if e.is_transient() => retry(print(RECIPIENT, &e), Blame::Effect),
-        Fault::Smtp(step, e) => retry(print(step, &e), Blame::Target),
+        // One who is deferred (greylisting, a full mailbox) says nothing about the others.
+        Fault::Recipient(to, e) => {
+            let mend = "; correct it in the route's address or the handler's to";
+            judge(&format!("taking the recipient {to}"), &e, mend, Blame::Effect)
+        }
+        Fault::Smtp(LOGIN, e) => judge(LOGIN, &e, "; see the handler's username and password", Blame::Target),
+        Fault::Smtp(step, e) => judge(step, &e, "", Blame::Target),
         Fault::Silent(step) => retry(format!("the mail server was silent while {step}"), Blame::Target),
         Fault::Refused(reason) => Verdict::Permanent { reason },
     }
+}
+
+/// `mend` is for what lasts, `deferred` says whose fault it is if it does not.
+fn judge(step: &str, e: &Error, mend: &str, deferred: Blame) -> Verdict {
+    let said = print(step, e);
+    // "internal client error": no mechanism in common, for example. Nobody but an operator mends it.
+    if e.is_permanent() || e.is_client() {
+        return Verdict::Permanent { reason: format!("{said}{mend}") };
+    }
+    retry(said, if e.is_transient() { deferred } else { Blame::Target })
 }
 
 fn retry(reason: String, blame: Blame) -> Verdict {

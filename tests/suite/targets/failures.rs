@@ -11,7 +11,7 @@ use crate::system::node::{Client, Node};
 const REFUSED: [(usize, &str, &str, &str); 5] = [
     (0, "jira", "valid project is required", "check the route's project"),
     (1, "slack", "channel_not_found", "correct channel in the route"),
-    (2, "mail", "no such mailbox here", "mail server, taking a recipient"),
+    (2, "mail", "taking the recipient reject@supplier.example: permanent error (550)", "correct it in the route's address"),
     (3, "old-slack", "invalid_auth", "install the app again and give its bot token"),
     (4, "transfer", "Shopify refuses the access token", "give a new one with: stockwarden shop add"),
 ];
