@@ -4,7 +4,7 @@ mod inbound;
 mod ledger;
 mod lost;
 mod message;
-mod server;
+pub(crate) mod server;
 mod verdicts;
 
 use std::collections::BTreeMap;
