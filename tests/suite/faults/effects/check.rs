@@ -169,6 +169,15 @@ fn order(decided: &BTreeMap<u64, Vec<(String, String)>>, sent: &[Sent], wrong: &
     }
 }
 
+/// Effects that both nodes have sent.
+fn by_both(sent: &[Sent]) -> usize {
+    let mut nodes: BTreeMap<(Kind, &str), BTreeSet<usize>> = BTreeMap::new();
+    for s in sent {
+        nodes.entry((s.kind, &s.decision)).or_default().insert(s.node);
+    }
+    nodes.values().filter(|nodes| nodes.len() > 1).count()
+}
+
 /// For people.
 pub fn summary(remains: &Remains) -> String {
     let faults = remains.sent.iter().filter(|s| s.fate != super::script::Fate::Fine).count();
@@ -178,13 +187,15 @@ pub fn summary(remains: &Remains) -> String {
         remains.sent.len(),
         100.0 * faults as f64 / remains.sent.len().max(1) as f64
     );
+    let taken_over = by_both(&remains.sent);
+    told.push_str(&format!(" {taken_over} effects begun by one node and sent again by the other;"));
     for (kind, effects) in &remains.effects {
         let rows: Vec<&Row> = remains.ledger.iter().filter(|r| r.handler == kind.handler()).collect();
         let closed = effects.iter().filter(|e| e.closed).count();
         let marked = rows.iter().filter(|r| r.possible_duplicate).count();
-        let twice = effects.len() - closed - rows.len().min(effects.len() - closed);
+        let repeats = effects.len() - closed - rows.len().min(effects.len() - closed);
         told.push_str(&format!(
-            " {}: {} effects, {twice} twice, {closed} closed as duplicates, {marked} marked;",
+            " {}: {} effects, {repeats} repeats, {closed} closed as duplicates, {marked} marked;",
             kind.handler(),
             effects.len()
         ));

@@ -12,6 +12,8 @@ use crate::support::stand_in::{self, Request};
 
 /// Longer than any handler here waits for an answer.
 pub const PAST_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long a request may be on its way when nobody waits for it any more.
+pub const LATE: Duration = Duration::from_secs(4);
 
 #[derive(Clone)]
 pub struct Front {
@@ -56,7 +58,7 @@ impl Front {
                 answer
             }
             Fate::DoneLate => {
-                tokio::time::sleep(PAST_TIMEOUT).await;
+                tokio::time::sleep(LATE).await;
                 self.carry_out(number, &request).await
             }
             Fate::SlowDown => Some("HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n".into()),
@@ -86,7 +88,7 @@ impl Front {
         // A dead sender's connection ends.
         while stand_in::read(&mut stream).await.is_some() {}
         if landing == Landing::After {
-            tokio::time::sleep(PAST_TIMEOUT).await;
+            tokio::time::sleep(LATE).await;
             self.carry_out(number, request).await;
         }
     }

@@ -35,8 +35,8 @@ const RULES: [&str; 2] = ["early", "low"];
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// For a send to come along, when there are decisions.
 const CATCH_WITHIN: Duration = Duration::from_secs(60);
-/// Until everything is settled, from the last kill on: a few doublings of an effect's backoff, and of an open breaker's.
-const REST_WITHIN: Duration = Duration::from_secs(300);
+/// Until everything is settled, from the last kill on. What was in doubt at many kills has waited ever longer between its questions.
+const REST_WITHIN: Duration = Duration::from_secs(900);
 /// Between two kills at any instant: the time in which a group gives the dead node's partitions to the other one, and more.
 const BETWEEN: std::ops::Range<u64> = 0..9_000;
 const AWAY: std::ops::Range<u64> = 0..3_000;
@@ -150,7 +150,8 @@ impl World {
             }
             let done = rows.iter().filter(|r| r.state == "done").count();
             let open = self.targets.effects()[&Kind::Jira].iter().filter(|e| !e.closed).count();
-            if done == decisions * Kind::ALL.len() && done == rows.len() && open == decisions {
+            let settled = done == decisions * Kind::ALL.len() && done == rows.len();
+            if settled && open == decisions && !self.targets.script.on_its_way() {
                 return Ok(rows);
             }
             if Instant::now() > deadline {
@@ -206,6 +207,7 @@ impl World {
                 self.kill(*moment, rng).await?;
             }
         }
+        self.targets.script.calm();
         let killed = Instant::now();
         let ledger = self.come_to_rest(variants as usize * RULES.len()).await?;
         Ok((self.remains(ledger).await?, killed))

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::front::{PAST_TIMEOUT, named_after};
+use super::front::{LATE, PAST_TIMEOUT, named_after};
 use super::script::{Fate, Kind, Landing, Script};
 
 pub struct Post {
@@ -74,7 +74,7 @@ impl Post {
                 None
             }
             Fate::DoneLate => {
-                tokio::time::sleep(PAST_TIMEOUT).await;
+                tokio::time::sleep(LATE).await;
                 self.carry_out(number, &mail).await?;
                 None
             }
@@ -104,7 +104,7 @@ impl Post {
                 // A dead sender's connection ends.
                 while line(&mut self.client).await.is_some() {}
                 if landing == Landing::After {
-                    tokio::time::sleep(PAST_TIMEOUT).await;
+                    tokio::time::sleep(LATE).await;
                     self.carry_out(number, &mail).await?;
                 }
                 None

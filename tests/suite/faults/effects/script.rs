@@ -83,8 +83,8 @@ impl Landing {
 
 /// Share of sends that go wrong.
 const SENDS: f64 = 0.36;
-/// Share of what is only asked, or mended, that goes wrong.
-const REST: f64 = 0.1;
+/// Share of what is only asked, or mended, that goes wrong, as long as nodes die.
+const REST: f64 = 0.03;
 /// An effect that has had so many faults has no more, so that the end of a run is near. It costs the share of sends a little.
 const PATIENCE: u32 = 3;
 
@@ -102,9 +102,11 @@ pub struct Sent {
 
 #[derive(Default)]
 struct State {
-    rngs: BTreeMap<Kind, SmallRng>,
+    sends: BTreeMap<Kind, SmallRng>,
+    questions: BTreeMap<Kind, SmallRng>,
     faults: BTreeMap<(Kind, String), u32>,
     sent: Vec<Sent>,
+    calm: bool,
     trap: Option<(Landing, oneshot::Sender<usize>)>,
 }
 
@@ -112,8 +114,11 @@ pub struct Script(Mutex<State>);
 
 impl Script {
     pub fn new(seed: u64) -> Script {
-        let rng = |(n, kind): (u64, Kind)| (kind, SmallRng::seed_from_u64(seed ^ (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        Script(Mutex::new(State { rngs: (0..).zip(Kind::ALL).map(rng).collect(), ..State::default() }))
+        let of = |salt: u64| {
+            move |kind| (kind, SmallRng::seed_from_u64(seed ^ (salt + kind as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        };
+        let (sends, questions) = (Kind::ALL.map(of(1)).into(), Kind::ALL.map(of(11)).into());
+        Script(Mutex::new(State { sends, questions, ..State::default() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,7 +128,7 @@ impl Script {
     /// A send has arrived: its number, and what becomes of it.
     pub fn send(&self, kind: Kind, node: usize, decision: String, bytes: &[u8]) -> (usize, Fate) {
         let state = &mut *self.state();
-        let rng = state.rngs.get_mut(&kind).expect("every kind has one");
+        let rng = state.sends.get_mut(&kind).expect("every kind has one");
         let dealt = deal(rng, SENDS);
         let had = state.faults.entry((kind, decision.clone())).or_default();
         let caught = state.trap.take().and_then(|(landing, caught)| caught.send(node).is_ok().then_some(landing));
@@ -139,7 +144,14 @@ impl Script {
 
     /// Something else has arrived.
     pub fn question(&self, kind: Kind) -> Fate {
-        deal(self.state().rngs.get_mut(&kind).expect("every kind has one"), REST)
+        let state = &mut *self.state();
+        let dealt = deal(state.questions.get_mut(&kind).expect("every kind has one"), REST);
+        if state.calm { Fate::Fine } else { dealt }
+    }
+
+    /// From now on all questions are answered, so that the end of a run is near: one more that fails doubles an effect's wait.
+    pub fn calm(&self) {
+        self.state().calm = true;
     }
 
     /// The send of this number is carried out.
@@ -154,6 +166,11 @@ impl Script {
         tell
     }
 
+    /// Something that was sent long ago is still to land.
+    pub fn on_its_way(&self) -> bool {
+        self.state().sent.iter().any(|s| s.fate.lands_late() && !s.done)
+    }
+
     pub fn sent(&self) -> Vec<Sent> {
         self.state().sent.clone()
     }
@@ -166,7 +183,12 @@ fn deal(rng: &mut SmallRng, share: f64) -> Fate {
 }
 
 impl Fate {
-    /// Whether the sender can know what became of it, once it has what came back.
+    /// Whether it is carried out when its sender has long gone on.
+    pub fn lands_late(self) -> bool {
+        matches!(self, Fate::DoneLate | Fate::Killed(Landing::After))
+    }
+
+    /// Whether what came back, if anything, leaves the sender without knowledge of what became of it.
     pub fn leaves_doubt(self) -> bool {
         !matches!(self, Fate::Fine | Fate::SlowDown | Fate::Unavailable)
     }
