@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +16,9 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # 32 bytes, base64: guards nothing here.
 MASTER_KEY = "YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtMTI="
+
+# Name of the lag in a node's metrics, a regular expression.
+LAG_METRIC = r"stockwarden_\w*lag\w*"
 
 
 class BenchFailed(Exception):
@@ -119,3 +123,45 @@ class Node:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(10)
+
+
+def metric(text, pattern):
+    """Sum of all series whose name matches; None if there is none."""
+    total, found = 0.0, False
+    for line in text.splitlines():
+        match = re.match(r"([A-Za-z_:][\w:]*)(\{[^}]*\})?\s+(\S+)", line)
+        if match and re.fullmatch(pattern, match[1]):
+            total, found = total + float(match[3]), True
+    return total if found else None
+
+
+def wait_for_drain(node, lag_metric, patience):
+    """When the first fact was applied, when the last one was, CPU-seconds at either: the lag falls from everything to nothing."""
+    began, first, last_line, quiet = time.monotonic(), None, 0.0, 0
+    while True:
+        now = time.monotonic()
+        if now - began > patience:
+            raise BenchFailed(f"not drained within {patience} s; the node's log is {node.log_path}")
+        text = node.get("/metrics")
+        lag = metric(text, lag_metric) if text else None
+        if text and lag is None and now - began > 60:
+            names = sorted(set(re.findall(r"^([A-Za-z_:][\w:]*)", text, re.M)))
+            raise BenchFailed(f"no metric matches --lag-metric {lag_metric}; there are: {', '.join(names)}")
+        if lag is not None:
+            # Before the partitions are assigned a lag of 0 says nothing.
+            if lag > 0 and first is None:
+                first, cpu = now, node.cpu_seconds()
+            if first is None and now - began > 60:
+                raise BenchFailed("the lag was 0 from the beginning: the backlog is too small to be seen, or another one's")
+            if first is not None and lag == 0:
+                quiet += 1
+                if quiet == 1:
+                    done = (first, now, cpu, node.cpu_seconds())
+                if quiet >= 3:
+                    return done
+            else:
+                quiet = 0
+            if now - last_line > 2:
+                last_line = now
+                say(f"  {now - began:5.0f} s: lag {lag:,.0f}")
+        time.sleep(0.1)

@@ -1,5 +1,6 @@
 //! What became of a message whose answer was lost: asked in the channel's history, by the metadata that it carries.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -15,8 +16,10 @@ const PAGES: usize = 10;
 /// How far our clock may be ahead of Slack's.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(10);
 
-/// A request that Slack has taken is carried out by then, also if nobody waits for the answer any more.
+/// A request that Slack has taken is carried out so long after nobody waits for the answer any more.
 const LANDING: Duration = Duration::from_secs(10);
+/// Sends that may still land; if there are more, all are waited for anew.
+const LANDINGS: usize = 10_000;
 
 /// Why the look was not carried through.
 pub(super) enum Stopped {
@@ -47,18 +50,43 @@ impl Slack {
         };
         match found.await {
             Ok(Some(reference)) => {
+                self.ended(job);
                 Resolution::Done { response: Some("found in the channel's history".to_owned()), reference: Some(reference) }
             }
-            Ok(None) => match LANDING.checked_sub((now - frozen.at).to_std().unwrap_or_default()) {
-                Some(left) if !left.is_zero() => Resolution::AskLater {
-                    reason: "the message is not there; it may still be on its way".to_owned(),
-                    after: Some(left),
-                },
-                _ => Resolution::NotDone,
-            },
+            Ok(None) => self.not_there(job, now),
             Err(Stopped::CannotAsk) => Resolution::CannotAsk,
             Err(Stopped::Later(later)) => later,
         }
+    }
+
+    /// A send begins: until it must have landed, it says nothing that the history does not show the message.
+    pub(super) fn begins(&self, job: &Job, now: DateTime<Utc>) {
+        self.landings().insert(job.key(), now + self.timeout + LANDING);
+    }
+
+    /// Its outcome is known.
+    pub(super) fn ended(&self, job: &Job) {
+        self.landings().remove(&job.key());
+    }
+
+    /// The history does not show the message. Who does not know when it was sent last, after a restart, takes it that it was just now.
+    fn not_there(&self, job: &Job, now: DateTime<Utc>) -> Resolution {
+        let landed = *self.landings().entry(job.key()).or_insert(now + self.timeout + LANDING);
+        match (landed - now).to_std() {
+            Ok(left) if !left.is_zero() => Resolution::AskLater {
+                reason: "the message is not there; it may still be on its way".to_owned(),
+                after: Some(left),
+            },
+            _ => Resolution::NotDone,
+        }
+    }
+
+    fn landings(&self) -> std::sync::MutexGuard<'_, HashMap<String, DateTime<Utc>>> {
+        let mut landings = self.landing.lock().expect("no code panics while holding this lock");
+        if landings.len() > LANDINGS {
+            landings.clear();
+        }
+        landings
     }
 
     async fn channel_id(&self, channel: &str, now: DateTime<Utc>) -> Result<String, Stopped> {

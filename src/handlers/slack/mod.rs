@@ -27,7 +27,7 @@ mod message;
 mod probe;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -85,6 +85,9 @@ pub struct Slack {
     channel: Option<String>,
     /// Ids of channels that are known by name; Slack posts to a name, but shows history by id only.
     channel_ids: Mutex<BTreeMap<String, String>>,
+    timeout: Duration,
+    /// Effects with a send of unknown outcome: when it must have landed. In memory only.
+    landing: Mutex<HashMap<String, DateTime<Utc>>>,
     secrets: Vec<String>,
 }
 
@@ -130,8 +133,9 @@ pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Han
     let client = http::client(config.timeout, config.allow_private_addresses, context)?;
     let secrets = [Some(token), signing_secret.clone()].into_iter().flatten().collect();
     let api = Api { client, base, token: bearer };
-    let name = context.name.clone();
-    Ok(Arc::new(Slack { name, api, signing_secret, channel, channel_ids: Mutex::default(), secrets }))
+    let (name, timeout) = (context.name.clone(), config.timeout);
+    let (channel_ids, landing) = (Mutex::default(), Mutex::default());
+    Ok(Arc::new(Slack { name, api, signing_secret, channel, channel_ids, timeout, landing, secrets }))
 }
 
 /// An id or a name, as Slack takes it.
@@ -186,14 +190,21 @@ impl Handler for Slack {
         serde_json::to_vec(&frozen).map_err(write)
     }
 
-    fn send<'a>(&'a self, _job: &'a Job, request: &'a [u8], now: DateTime<Utc>) -> BoxFuture<'a, Verdict> {
+    fn send<'a>(&'a self, job: &'a Job, request: &'a [u8], now: DateTime<Utc>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             let Ok(frozen) = serde_json::from_slice::<Frozen>(request) else {
                 return Verdict::Permanent { reason: "the request stored in the ledger cannot be read".to_owned() };
             };
             match frozen.call {
                 Call::Nothing => Verdict::Done { response: Some("there is no message to change".to_owned()), reference: None },
-                Call::Post => self.post(&frozen, now).await,
+                Call::Post => {
+                    self.begins(job, now);
+                    let verdict = self.post(&frozen, now).await;
+                    if !matches!(verdict, Verdict::Ambiguous { .. }) {
+                        self.ended(job);
+                    }
+                    verdict
+                }
                 Call::Update => self.edit(&frozen, now).await,
             }
         })

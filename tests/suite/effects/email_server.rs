@@ -38,6 +38,13 @@ impl OwnServer {
         self.folder.path().join("cert.pem")
     }
 
+    /// As text, in the order in which they came.
+    pub fn mails_in_order(&self) -> Vec<String> {
+        let folder = self.folder.path().join("mail");
+        let mail = |n: usize| std::fs::read(folder.join(format!("{n}.eml"))).ok();
+        (1..).map_while(mail).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+    }
+
     pub fn mails(&self) -> Vec<Vec<u8>> {
         let entries = std::fs::read_dir(self.folder.path().join("mail")).expect("folder");
         let paths = entries.map(|e| e.expect("entry").path()).filter(|p| p.extension().is_some_and(|x| x == "eml"));

@@ -91,6 +91,10 @@ pub struct State {
     faults: VecDeque<(&'static str, Fault)>,
     /// For how long searches do not see an issue.
     index_late: Duration,
+    /// Every so-many-th issue is not seen for longer, for so long.
+    pub later: Option<(u64, Duration)>,
+    /// Issues in a page of a search; 0 is 2, so that pages are followed.
+    pub page: usize,
     /// Of the test; without one nothing is late.
     clock: Option<TestClock>,
     pub searches: usize,
@@ -251,7 +255,8 @@ fn create(state: &mut State, body: Value) -> (&'static str, Value) {
     let properties = body["properties"].as_array().into_iter().flatten();
     let properties = properties.map(|p| (p["key"].as_str().expect("key").to_owned(), p["value"].clone())).collect();
     let id = next_id(state);
-    let visible_from = state.now() + state.index_late;
+    let late = state.later.filter(|(every, _)| id % every == 0).map_or(state.index_late, |(_, late)| late);
+    let visible_from = state.now() + late;
     state.issues.push(Issue { id, fields, properties, comments: vec![], status: 0, visible_from });
     ("201 Created", json!({"id": id.to_string(), "key": format!("REP-{}", id - 10_000), "self": "https://jira.example"}))
 }
@@ -277,12 +282,12 @@ fn search(state: &mut State, body: &Value) -> (&'static str, Value) {
     if order == "DESC" {
         hits.reverse();
     }
-    // Pages of two, so that pages are followed.
+    let size = if state.page == 0 { 2 } else { state.page };
     let from: usize = body["nextPageToken"].as_str().map_or(0, |t| t.parse().expect("a token"));
-    let page: Vec<Value> = hits.iter().skip(from).take(2).map(|i| i.shown()).collect();
-    let mut answer = json!({"issues": page, "isLast": from + 2 >= hits.len()});
-    if from + 2 < hits.len() {
-        answer["nextPageToken"] = json!((from + 2).to_string());
+    let page: Vec<Value> = hits.iter().skip(from).take(size).map(|i| i.shown()).collect();
+    let mut answer = json!({"issues": page, "isLast": from + size >= hits.len()});
+    if from + size < hits.len() {
+        answer["nextPageToken"] = json!((from + size).to_string());
     }
     ("200 OK", answer)
 }

@@ -239,7 +239,7 @@ fn effects(remains: &Remains, decided: &BTreeMap<DecisionKey, DecisionOutcome>, 
 }
 
 /// Effects with a final outcome in the log, and whether it says that they may have happened twice.
-fn outcomes(facts: &[Record]) -> BTreeMap<String, bool> {
+pub fn outcomes(facts: &[Record]) -> BTreeMap<String, bool> {
     let mut settled: BTreeMap<String, bool> = BTreeMap::new();
     for record in facts.iter().filter(|r| r.headers.get("fact").is_some_and(|f| f == "effect/settled")) {
         let fact: Value = serde_json::from_slice(&record.value).unwrap_or_default();

@@ -3,6 +3,7 @@
 
 mod checker;
 mod clock;
+mod effects;
 mod fault;
 mod installation;
 mod load;

@@ -98,8 +98,13 @@ impl Site {
 
     /// One of several nodes; the second start under a name is another process of the same node.
     pub fn start_as(&self, name: &str) -> Node {
+        self.start_as_with(name, &[])
+    }
+
+    /// The same, with environment of its own.
+    pub fn start_as_with(&self, name: &str, env: &[(String, String)]) -> Node {
         let mut command = self.command(&["serve"]);
-        command.env("STOCKWARDEN__NODE__NAME", name);
+        command.env("STOCKWARDEN__NODE__NAME", name).envs(env.iter().cloned());
         Node::start(command, self.dir.path().join(format!("{name}.log")))
     }
 

@@ -46,6 +46,19 @@ async fn a_lost_message_is_found_in_the_history_and_one_that_never_came_is_not()
     }
 }
 
+/// What counts is the last send, not when the message was first put together.
+#[tokio::test]
+async fn a_message_that_was_sent_again_may_be_on_its_way_again() {
+    let server = SlackServer::start(false, ALL_SCOPES, [Fault::Error("ratelimited"), Fault::Drop]).await;
+    let (handler, lost) = (handler(&server), slack_job(&decision(1)));
+    let request = handler.prepare(&lost, at()).expect("request");
+    assert!(matches!(handler.send(&lost, &request, at()).await, Verdict::Retry { .. }));
+    assert!(matches!(handler.send(&lost, &request, later()).await, Verdict::Ambiguous { .. }));
+    let soon = handler.resolve(&lost, &request, later()).await;
+    assert!(matches!(soon, Resolution::AskLater { .. }), "{soon:?}");
+    assert_eq!(handler.resolve(&lost, &request, later() + (later() - at())).await, Resolution::NotDone);
+}
+
 #[tokio::test]
 async fn a_lost_answer_in_a_thread_is_found_there() {
     let server = SlackServer::start(true, ALL_SCOPES, []).await;

@@ -47,7 +47,7 @@ fn at() -> DateTime<Utc> {
 
 /// When what was sent at [`at`] has either come or not.
 fn later() -> DateTime<Utc> {
-    at() + chrono::TimeDelta::seconds(10)
+    at() + chrono::TimeDelta::seconds(11)
 }
 
 fn slack_job(decision: &Decision) -> Job {

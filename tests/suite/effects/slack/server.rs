@@ -53,6 +53,8 @@ struct State {
     revoked: bool,
     /// What Slack says of the token's scopes.
     granted: Option<&'static str>,
+    /// Messages in a page; 0 is 1.
+    page: usize,
 }
 
 #[derive(Clone)]
@@ -116,6 +118,11 @@ impl SlackServer {
     /// From now on answers say which scopes the token has.
     pub fn grant(&self, scopes: &'static str) {
         self.state.lock().expect("lock").granted = Some(scopes);
+    }
+
+    /// Pages of history have so many messages instead of one.
+    pub fn show_in_pages_of(&self, messages: usize) {
+        self.state.lock().expect("lock").page = messages;
     }
 
     /// Somebody deletes every message.
@@ -213,7 +220,7 @@ impl SlackServer {
         }
         state.clock += 1;
         // Later than any test's clock.
-        let new = Posted { channel, ts: format!("1795270510.{:06}", state.clock), body, edits: Vec::new() };
+        let new = Posted { channel, ts: format!("4000000000.{:06}", state.clock), body, edits: Vec::new() };
         state.posted.push(new.clone());
         posted(&new)
     }
@@ -229,7 +236,7 @@ impl SlackServer {
         json!({"ok": true, "channel": found.channel, "ts": found.ts, "text": body["text"]})
     }
 
-    /// Newest first, one message a page, so that every look must turn pages. Answers in threads are seen only there.
+    /// Newest first; one message a page, so that every look must turn pages, unless told. Answers in threads are seen only there.
     fn history(&self, query: &[(String, String)], thread: Option<&str>) -> Value {
         let Some(channel) = get(query, "channel").filter(|c| c.starts_with('C')) else { return error("channel_not_found") };
         let with_metadata = get(query, "include_all_metadata") == Some("true");
@@ -249,10 +256,11 @@ impl SlackServer {
             })
             .collect();
         found.reverse();
-        let page: usize = get(query, "cursor").and_then(|c| c.parse().ok()).unwrap_or_default();
-        let more = page + 1 < found.len();
-        let next = if more { (page + 1).to_string() } else { String::new() };
-        let messages: Vec<&Value> = found.get(page).into_iter().collect();
+        let from: usize = get(query, "cursor").and_then(|c| c.parse().ok()).unwrap_or_default();
+        let end = from + state.page.max(1);
+        let more = end < found.len();
+        let next = if more { end.to_string() } else { String::new() };
+        let messages: Vec<&Value> = found.iter().take(end).skip(from).collect();
         json!({"ok": true, "messages": messages, "has_more": more, "response_metadata": {"next_cursor": next}})
     }
 }
