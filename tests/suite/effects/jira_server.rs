@@ -255,7 +255,7 @@ fn create(state: &mut State, body: Value) -> (&'static str, Value) {
     let properties = body["properties"].as_array().into_iter().flatten();
     let properties = properties.map(|p| (p["key"].as_str().expect("key").to_owned(), p["value"].clone())).collect();
     let id = next_id(state);
-    let late = state.later.filter(|(every, _)| id % every == 0).map_or(state.index_late, |(_, late)| late);
+    let late = state.later.filter(|(every, _)| id.is_multiple_of(*every)).map_or(state.index_late, |(_, late)| late);
     let visible_from = state.now() + late;
     state.issues.push(Issue { id, fields, properties, comments: vec![], status: 0, visible_from });
     ("201 Created", json!({"id": id.to_string(), "key": format!("REP-{}", id - 10_000), "self": "https://jira.example"}))
