@@ -54,12 +54,12 @@ impl EmbeddedReader {
     }
 
     /// What the next stretches of log give before `end`, which is durable; perhaps nothing.
-    fn read(&mut self, end: Offset) -> Result<RecordBatch, LogError> {
+    fn read(&mut self, end: Offset, patience: Duration) -> Result<RecordBatch, LogError> {
         let mut batch = RecordBatch::new(self.partition, self.next);
         self.at = self.at.max(self.core.shared.locate(self.slot, self.next, &mut self.cache)?);
         let far = self.at + PACE;
         while batch.next_offset < end && (batch.is_empty() || self.at < far) {
-            let stretch = match self.seat.at(self.at) {
+            let stretch = match self.seat.at(self.at, patience) {
                 Ok(stretch) => stretch,
                 // What is good is given; the next call meets the fault again.
                 Err(_) if !batch.is_empty() => break,
@@ -95,7 +95,7 @@ impl PartitionReader for EmbeddedReader {
             if end <= next {
                 return Ok(Some(RecordBatch::new(self.partition, self.next)));
             }
-            let batch = self.read(until.min(end))?;
+            let batch = self.read(until.min(end), timeout)?;
             if !batch.is_empty() {
                 return Ok(Some(batch));
             }

@@ -5,12 +5,13 @@
 //! is kept for a while with a table of whose records are where in it; a reader touches only its own, and its batches share the
 //! stretch's bytes.
 //!
-//! Readers that start together are kept together: one that is a window ahead waits a little for the hindmost. One that stands
-//! still, or starts far behind, is waited for no longer; it reads its stretches itself. All of it is gone with the last reader.
+//! Readers of facts that are near each other are kept together: one that gets a window ahead waits for those whom it would leave
+//! behind, unless they stand still. Those who are much further behind or ahead are no concern of it; each of them reads its
+//! stretches itself. All of it is gone with the last reader.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -23,15 +24,15 @@ use super::state::{Shared, lock};
 use crate::events::record::{Offset, RecordBatch};
 use crate::ports::event_log::LogError;
 
-/// How far readers may be apart.
+/// How far readers may be apart, and from where on they have lost each other.
 const WINDOW: u64 = 16 << 20;
+const LOST: u64 = 8 * WINDOW;
 /// A stretch counts as a chunk at least; so this also bounds their number.
 const KEPT: u64 = 2 * WINDOW;
 /// Buffers that batches may share: what is kept, and as much again in batches under way. Past it batches copy.
 const BUFFERS: usize = (2 * KEPT / CHUNK) as usize;
-/// One that has not moved for so long stands still. Long, for on a busy machine a batch may take its time, and who is left behind once stays
-/// behind.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Nobody is waited for longer without moving. Long, for on a busy machine a batch may take its time, and who is lost stays so.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whole frames in a row, checked.
 pub struct Stretch {
@@ -114,8 +115,8 @@ struct Kept {
     order: VecDeque<Lsn>,
     bytes: u64,
     buffers: Vec<Arc<Vec<u8>>>,
-    /// Where the readers are that keep together.
-    pack: FxHashMap<u64, Lsn>,
+    /// Where the readers are that keep together and do not stand still.
+    places: FxHashMap<u64, Lsn>,
     readers: u64,
     #[cfg(test)]
     read: u64,
@@ -136,7 +137,7 @@ impl Stretches {
             order: VecDeque::new(),
             bytes: 0,
             buffers: Vec::new(),
-            pack: FxHashMap::default(),
+            places: FxHashMap::default(),
             readers: 0,
             #[cfg(test)]
             read: 0,
@@ -154,7 +155,7 @@ impl Stretches {
         lock(&self.kept).buffers.len()
     }
 
-    /// `keeps_together`: with the others that do. It must not depend on another of them to go on.
+    /// `keeps_together`: with the others that do.
     pub fn seat(self: Arc<Stretches>, keeps_together: bool) -> Seat {
         let number = {
             let mut kept = lock(&self.kept);
@@ -166,11 +167,13 @@ impl Stretches {
 }
 
 impl Seat {
-    /// The stretch in which the frame at `at` is; an empty one if all that is durable lies before.
-    pub fn at(&self, at: Lsn) -> Result<Arc<Stretch>, LogError> {
+    /// The stretch in which the frame at `at` is; an empty one if all that is durable lies before. Waits no longer than
+    /// `patience` for another reader.
+    pub fn at(&self, at: Lsn, patience: Duration) -> Result<Arc<Stretch>, LogError> {
         let Stretches { shared, kept, moved } = &*self.stretches;
+        let is_waited_for = |other: &Lsn| (other + WINDOW..=other + LOST).contains(&at);
         let mut kept = lock(kept);
-        if self.keeps_together && kept.join(self.number, at) {
+        if self.keeps_together && kept.places.insert(self.number, at) != Some(at) {
             moved.notify_all();
         }
         loop {
@@ -178,13 +181,13 @@ impl Seat {
             if let Some(stretch) = kept.find(at) {
                 return Ok(stretch);
             }
-            if !self.keeps_together || kept.pack.values().all(|other| at <= other + WINDOW) {
+            if !self.keeps_together || !kept.places.values().any(is_waited_for) {
                 return kept.read(shared, at);
             }
-            let (again, waited) = moved.wait_timeout(kept, PATIENCE).unwrap_or_else(std::sync::PoisonError::into_inner);
-            kept = again;
-            if waited.timed_out() {
-                kept.pack.retain(|_, other| at <= *other + WINDOW);
+            let waited = moved.wait_timeout(kept, patience.min(PATIENCE)).unwrap_or_else(PoisonError::into_inner);
+            kept = waited.0;
+            if waited.1.timed_out() {
+                kept.places.retain(|_, other| !is_waited_for(other));
             }
         }
     }
@@ -192,21 +195,12 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        lock(&self.stretches.kept).pack.remove(&self.number);
+        lock(&self.stretches.kept).places.remove(&self.number);
         self.stretches.moved.notify_all();
     }
 }
 
 impl Kept {
-    /// Notes where a reader is; one that is too far behind does not belong to the others. Whether that is news.
-    fn join(&mut self, number: u64, at: Lsn) -> bool {
-        let foremost = self.pack.values().max().copied().unwrap_or(at);
-        match at + WINDOW >= foremost {
-            true => self.pack.insert(number, at) != Some(at),
-            false => self.pack.remove(&number).is_some(),
-        }
-    }
-
     fn find(&self, at: Lsn) -> Option<Arc<Stretch>> {
         let (_, stretch) = self.stretches.range(..=at).next_back()?;
         (at < stretch.to).then(|| stretch.clone())
