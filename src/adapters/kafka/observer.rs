@@ -44,7 +44,17 @@ impl Observers {
                 self.settings.partitions
             )));
         }
-        watermarks(&*self.uncommitted()?, self.settings.topics.of(topic), partition, Instant::now() + WATERMARKS)
+        let client = self.uncommitted()?;
+        let found = watermarks(&client, self.settings.topics.of(topic), partition, Instant::now() + WATERMARKS);
+        if matches!(found, Err(LogError::Unavailable { .. })) {
+            // A client that met a broker in the middle of its start can go on to know no leader of a partition for minutes; the next
+            // question goes through a new one.
+            let mut slot = self.watermarks.lock().unwrap_or_else(PoisonError::into_inner);
+            if slot.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &client)) {
+                *slot = None;
+            }
+        }
+        found
     }
 
     pub(super) fn probe(&self, timeout: Duration) -> Result<(), LogError> {
