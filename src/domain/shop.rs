@@ -145,6 +145,11 @@ impl Shop {
         self.state.products.get(&id)
     }
 
+    /// What rules select the product's variants by; nothing of one that is gone.
+    pub fn info(&self, id: ProductId) -> Arc<ProductInfo> {
+        self.product(id).map(|p| p.info.clone()).unwrap_or_default()
+    }
+
     pub fn product_of(&self, variant: VariantId) -> Option<&Product> {
         self.by_variant.get(&variant).and_then(|p| self.product(*p))
     }

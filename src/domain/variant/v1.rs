@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use uuid::Uuid;
 
-use super::v2::VariantStateV2;
+use super::v2::ProposalV2;
 use super::{Arm, VariantState};
 use crate::domain::proposal::{Proposal, ResolvesAt, State};
 use crate::domain::rules::Scope;
@@ -18,8 +18,9 @@ use crate::events::ids::{ItemId, LocationId, ProductId};
 use crate::events::record::Offset;
 use crate::events::time::Millis;
 
+/// The variant itself is the same in versions 1 and 2; `P` are its proposals.
 #[derive(Serialize, Deserialize)]
-pub struct VariantStateV1 {
+pub struct VariantStateOf<P> {
     product: ProductId,
     item: Option<ItemId>,
     sku: Option<Box<str>>,
@@ -30,14 +31,14 @@ pub struct VariantStateV1 {
     stock: Stock,
     arms: SmallVec<[Arm; 1]>,
     rules_key: u64,
-    proposals: Vec<ProposalV1>,
+    proposals: Vec<P>,
     last: Offset,
     deleted: bool,
     quarantined: Option<Box<str>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct ProposalV1 {
+pub struct ProposalV1 {
     id: Uuid,
     rule_id: Box<str>,
     rule_version: i64,
@@ -54,12 +55,12 @@ struct ProposalV1 {
 }
 
 impl snapshot::State for VariantState {
-    type V1 = VariantStateV1;
-    type V2 = VariantStateV2;
+    type V1 = VariantStateOf<ProposalV1>;
+    type V2 = VariantStateOf<ProposalV2>;
 }
 
-impl From<VariantStateV1> for VariantState {
-    fn from(old: VariantStateV1) -> VariantState {
+impl<P: Into<Proposal>> From<VariantStateOf<P>> for VariantState {
+    fn from(old: VariantStateOf<P>) -> VariantState {
         VariantState {
             product: old.product,
             item: old.item,
@@ -71,7 +72,7 @@ impl From<VariantStateV1> for VariantState {
             stock: old.stock,
             arms: old.arms,
             rules_key: old.rules_key,
-            proposals: old.proposals.into_iter().map(Proposal::from).collect(),
+            proposals: old.proposals.into_iter().map(Into::into).collect(),
             last: old.last,
             deleted: old.deleted,
             quarantined: old.quarantined,
@@ -81,7 +82,13 @@ impl From<VariantStateV1> for VariantState {
 
 impl From<ProposalV1> for Proposal {
     fn from(old: ProposalV1) -> Proposal {
-        Proposal {
+        ProposalV2::from(old).into()
+    }
+}
+
+impl From<ProposalV1> for ProposalV2 {
+    fn from(old: ProposalV1) -> ProposalV2 {
+        ProposalV2 {
             id: old.id,
             rule_id: old.rule_id,
             rule_version: old.rule_version,
@@ -101,7 +108,6 @@ impl From<ProposalV1> for Proposal {
             reference: None,
             note: None,
             carriers: Vec::new(),
-            receipts: Vec::new(),
         }
     }
 }
