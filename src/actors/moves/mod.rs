@@ -174,15 +174,19 @@ impl Mover {
         positions.first().copied().ok_or_else(|| unavailable("the log gave no position".to_owned()))
     }
 
-    /// The state as the list shows it, once the fact has come through; none if that takes too long. A fact that changed nothing
-    /// after all (another node was faster, a receipt was told again) does not show, is waited for in vain, and the list is right.
+    /// The state as the list shows it, once the fact has come through. If the list takes too long, the live variant's: also where the fact
+    /// changed nothing after all (another node was faster, a receipt was told again) and is waited for in vain. None: not known in time.
     async fn until_shown(&self, row: &Reorder, variant: VariantId, position: Position, wait: Duration) -> Option<String> {
         let deadline = self.deadline(wait);
-        self.queries.variant(&row.opening.shop, variant, Some(position), wait).await.ok()?;
+        let view = self.queries.variant(&row.opening.shop, variant, Some(position), wait).await.ok()?;
+        let live = view.open_proposals.into_iter().find(|p| p.proposal_id == row.opening.proposal_id);
         loop {
             let row = self.reorders.reorder(row.opening.proposal_id).await.ok()??;
-            if row.version >= position.offset || (self.clock)() >= deadline {
+            if row.version >= position.offset {
                 return Some(row.state);
+            }
+            if (self.clock)() >= deadline {
+                return live.map(|p| p.state.as_str().to_owned());
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

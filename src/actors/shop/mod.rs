@@ -25,7 +25,7 @@ use super::settings::FaultProbe;
 use super::stats::EngineStats;
 use super::variant::{Apply, ShopContext, Step, Variant};
 use crate::domain::rules::RuleSet;
-use crate::domain::shop::{ProductInfo, Shop as ShopFold, Steps, Work};
+use crate::domain::shop::{Shop as ShopFold, Steps, Work};
 use crate::domain::snapshot;
 use crate::domain::variant::{VariantFact, VariantState};
 use crate::events::decision::Recorded;
@@ -154,10 +154,6 @@ impl Shop {
         shop
     }
 
-    fn info(&self, product: ProductId) -> Arc<ProductInfo> {
-        info_of(&self.fold, product)
-    }
-
     fn apply(&mut self, scope: &Arc<Scope>, items: Vec<Item>) {
         self.batch = scope.number;
         for item in items {
@@ -261,10 +257,6 @@ impl Shop {
         self.children.insert(variant, child);
         self.shared.residency.came(1);
     }
-}
-
-fn info_of(fold: &ShopFold, product: ProductId) -> Arc<ProductInfo> {
-    fold.product(product).map(|p| p.info.clone()).unwrap_or_default()
 }
 
 fn touch(at: At) -> Step {

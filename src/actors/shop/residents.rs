@@ -6,7 +6,7 @@ use actix::prelude::*;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::{Shop, info_of};
+use super::Shop;
 use crate::actors::batch::{Mode, Scope};
 use crate::actors::collect::Collection;
 use crate::actors::reader::{ReadError, States};
@@ -59,7 +59,7 @@ impl Child {
     pub fn unpack(&mut self, id: VariantId, context: &Arc<ShopContext>, fold: &ShopFold) {
         if let Life::Packed(packed) = &self.life {
             let state = packed.unpack();
-            let variant = Variant::new(id, context.clone(), info_of(fold, state.product), state);
+            let variant = Variant::new(id, context.clone(), fold.info(state.product), state);
             self.life = Life::Asleep(Some(Box::new(variant)));
             self.context = context.version;
         }
@@ -214,7 +214,7 @@ impl Shop {
             // It may have been back and away again meanwhile: then this state is an old one.
             let Some(stored) = self.away.get(&variant).copied() else { continue };
             let Some(state) = states.remove(&variant).filter(|s| s.last == stored.offset) else { continue };
-            let found = Variant::new(variant, self.context.clone(), self.info(state.product), state);
+            let found = Variant::new(variant, self.context.clone(), self.fold.info(state.product), state);
             // The batch under way brings it back itself.
             let found = if self.shared.residency.has_room() && !self.waiting.contains_key(&variant) {
                 let mut child = Child::asleep(found, self.context.version, Some(stored));

@@ -154,7 +154,7 @@ impl Shop {
             }
             None => {
                 let stored = self.away.get(&id)?;
-                Place::Away(stored.offset, self.info(stored.product))
+                Place::Away(stored.offset, self.fold.info(stored.product))
             }
         };
         Some(Target { id, stale_since, place })

@@ -159,6 +159,7 @@ impl Member {
         self.pending = None;
         let topic = self.shared.topic.clone();
         let mut list = TopicPartitionList::with_capacity(places.len());
+        let mut lanes = Vec::with_capacity(places.len());
         for place in places {
             // Before librdkafka begins to fetch, or the first records go to the common queue.
             let Some(queue) = queue_of(&self.consumer, &self.shared, place.partition) else {
@@ -167,12 +168,12 @@ impl Member {
             if let Err(e) = list.add_partition_offset(&topic, place.partition, At::Offset(place.first)) {
                 return self.answer(Err(e), "assigning partitions");
             }
-            self.lanes.insert(place.partition, Lane::held(queue, place.partition, place.first));
+            lanes.push((place.partition, Lane::held(queue, place.partition, place.first)));
         }
         if let Err(e) = self.consumer.incremental_assign(&list) {
-            places.iter().for_each(|p| drop(self.lanes.remove(&p.partition)));
             return self.answer(Err(e), "assigning partitions");
         }
+        self.lanes.extend(lanes);
         {
             let mut membership = self.shared.membership();
             membership.owned.extend(places.iter().map(|p| p.partition));
