@@ -8,6 +8,7 @@ pub mod adapters;
 pub mod admin;
 pub mod api;
 pub mod app;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod domain;

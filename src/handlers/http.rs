@@ -11,6 +11,7 @@ use tower::util::MapResultLayer;
 
 use super::target::{Guarded, RefusedAddress, check_address};
 use super::{Blame, Context, Verdict};
+use crate::causes::chain;
 
 /// Longest `Retry-After` that is believed.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
@@ -38,12 +39,29 @@ pub fn checked_url(key: &str, text: &str, allow_private: bool) -> Result<Url, St
 
 /// Follows no redirect, uses no proxy, and connects to public addresses only, unless private ones are allowed.
 pub fn client(timeout: Duration, allow_private: bool, context: &Context) -> Result<Client, String> {
-    built(builder(timeout, allow_private, context))
+    built(builder(timeout, guarded(allow_private, context)))
 }
 
-/// One that connects as [`client`] does, encryption included, and then hangs up: [`connects`] asks with it. Nothing is ever sent.
-pub fn connector(timeout: Duration, allow_private: bool, context: &Context) -> Result<Client, String> {
-    built(builder(timeout, allow_private, context).connector_layer(MapResultLayer::new(hang_up)))
+/// Tries whether a connection comes about as those of [`client`] do, encryption included, and hangs up. Nothing is ever sent.
+pub struct Connector {
+    timeout: Duration,
+    resolver: Guarded,
+}
+
+impl Connector {
+    pub fn new(timeout: Duration, allow_private: bool, context: &Context) -> Connector {
+        Connector { timeout, resolver: guarded(allow_private, context) }
+    }
+
+    /// With a client of its own, which nothing else needs.
+    pub async fn connects(&self, url: &Url) -> Result<(), String> {
+        let client = built(builder(self.timeout, self.resolver.clone()).connector_layer(MapResultLayer::new(hang_up)))?;
+        match client.head(url.clone()).send().await {
+            Err(e) if caused_by::<Connected>(&e) => Ok(()),
+            Err(e) => Err(chain(&e.without_url())),
+            Ok(_) => Err("it answered what nobody asked".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,24 +74,19 @@ fn hang_up<C>(connection: Result<C, AnyError>) -> Result<C, AnyError> {
     connection.and_then(|_| Err(Connected.into()))
 }
 
-/// Whether a connection to `url` comes about; `connector` is of [`connector`].
-pub async fn connects(connector: &Client, url: &Url) -> Result<(), String> {
-    match connector.head(url.clone()).send().await {
-        Err(e) if caused_by::<Connected>(&e) => Ok(()),
-        Err(e) => Err(chain(&e.without_url())),
-        Ok(_) => Err("it answered what nobody asked".to_owned()),
-    }
-}
-
 fn built(builder: ClientBuilder) -> Result<Client, String> {
     builder.build().map_err(|e| format!("no HTTP client can be made: {e}"))
 }
 
-fn builder(timeout: Duration, allow_private: bool, context: &Context) -> ClientBuilder {
+fn guarded(allow_private: bool, context: &Context) -> Guarded {
+    Guarded { lookup: context.lookup.clone(), allow_private }
+}
+
+fn builder(timeout: Duration, resolver: Guarded) -> ClientBuilder {
     Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        .dns_resolver(Arc::new(Guarded { lookup: context.lookup.clone(), allow_private }))
+        .dns_resolver(Arc::new(resolver))
         // A connection that is not up by then cannot have carried a request, which the total timeout could not tell.
         .connect_timeout(timeout / 2)
         .timeout(timeout)
@@ -117,21 +130,6 @@ fn caused_by<E: std::error::Error + 'static>(e: &reqwest::Error) -> bool {
         source = e.source();
     }
     false
-}
-
-/// An error with what caused it; each layer of the client says only its part.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut source = e.source();
-    while let Some(e) = source {
-        let part = e.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = e.source();
-    }
-    text
 }
 
 /// `Retry-After` in seconds or as a date.

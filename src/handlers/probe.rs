@@ -1,12 +1,13 @@
 //! Asks the targets of all instances at once, for `check`. What each is asked is its kind's ([`Handler::probe`](super::Handler::probe)).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
 
 use super::{Handlers, Instance, Verdict};
-use crate::ports::targets::{Finding, Scope};
+use crate::ports::targets::{Finding, Routed, Scope};
 
 /// A target that does not answer within `within` is a finding like any other.
 pub async fn ask(handlers: &Handlers, scope: &Scope, within: Duration, now: DateTime<Utc>) -> Vec<Finding> {
@@ -53,9 +54,22 @@ pub fn reason(verdict: Verdict) -> String {
     }
 }
 
-/// "rule \"low\"", "rules \"low\", \"high\"".
-pub fn rules<'r>(names: impl IntoIterator<Item = &'r str>) -> String {
-    let names: std::collections::BTreeSet<&str> = names.into_iter().collect();
-    let all = names.iter().map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ");
-    format!("{} {all}", if names.len() == 1 { "rule" } else { "rules" })
+pub fn about_route(routed: &Routed) -> String {
+    format!("route of the rule \"{}\"", routed.rule)
+}
+
+/// A route that nothing can be sent by; `part` of it is to be mended.
+pub fn bad_route(routed: &Routed, said: String, part: &str) -> Finding {
+    Finding::problem(about_route(routed), said, format!("mend {part}, then apply the rules again"))
+}
+
+/// Where something is named: in the routes of these rules or in the instance's table, and without rules there alone.
+pub fn named_in<'r>(instance: &str, rules: impl IntoIterator<Item = &'r String>) -> String {
+    let rules: BTreeSet<&str> = rules.into_iter().map(String::as_str).collect();
+    let all = rules.iter().map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ");
+    match rules.len() {
+        0 => format!("[handlers.{instance}]"),
+        1 => format!("the routes of the rule {all}, or in [handlers.{instance}]"),
+        _ => format!("the routes of the rules {all}, or in [handlers.{instance}]"),
+    }
 }

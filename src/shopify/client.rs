@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::answer::{Body, CallError, retry_after};
 use super::tokens::{Credentials, Exchange, TokenError, Tokens};
+use crate::causes::chain;
 use crate::config::Secret;
 
 /// The oldest version in which mutations can be made idempotent for certain (contracts §3).
@@ -297,19 +298,4 @@ async fn read(mut answer: Response) -> Result<Vec<u8>, String> {
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
-}
-
-/// An error with what caused it; each layer of the client says only its part.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut source = e.source();
-    while let Some(e) = source {
-        let part = e.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = e.source();
-    }
-    text
 }

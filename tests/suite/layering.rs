@@ -28,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sim", &["*"]),
     ("admin", &["events", "domain", "ports", "config", "vault"]),
     ("vault", &[]),
+    ("causes", &[]),
     ("html", &[]),
     ("links", &["events", "vault"]),
     // The command line says what it needs of the program (cli::World); app is that program.

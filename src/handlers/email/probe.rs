@@ -2,7 +2,7 @@
 //! a mail to that one tells.
 
 use super::Email;
-use crate::handlers::probe::reason;
+use crate::handlers::probe::{bad_route, reason};
 use crate::ports::targets::{Finding, Scope};
 
 impl Email {
@@ -17,8 +17,7 @@ impl Email {
         };
         let wrong = scope.routes.iter().filter_map(|routed| {
             let said = self.recipients(&routed.route).err()?;
-            let about = format!("route of the rule \"{}\"", routed.rule);
-            Some(Finding::problem(about, said, "mend the route's address, then apply the rules again"))
+            Some(bad_route(routed, said, "the route's address"))
         });
         std::iter::once(server).chain(wrong).collect()
     }

@@ -67,13 +67,16 @@ impl Server {
                 }
             }
             // From the first byte of the message on, only the server's word says what became of it.
-            Err(Fault::Smtp(_, e) | Fault::Recipient(_, e)) if e.is_transient() => {
-                retry(print("taking the message", &e), Blame::Target)
+            Err(Fault::Smtp(_, e) | Fault::Recipient(_, e)) => {
+                let reason = print("taking the message", &e);
+                if e.is_transient() {
+                    retry(reason, Blame::Target)
+                } else if e.is_permanent() {
+                    Verdict::Permanent { reason }
+                } else {
+                    Verdict::Ambiguous { reason }
+                }
             }
-            Err(Fault::Smtp(_, e) | Fault::Recipient(_, e)) if e.is_permanent() => {
-                Verdict::Permanent { reason: print("taking the message", &e) }
-            }
-            Err(Fault::Smtp(_, e) | Fault::Recipient(_, e)) => Verdict::Ambiguous { reason: print("taking the message", &e) },
             Err(Fault::Silent(step)) => Verdict::Ambiguous { reason: format!("the mail server was silent while {step}") },
             Err(Fault::Refused(reason)) => Verdict::Ambiguous { reason },
         };

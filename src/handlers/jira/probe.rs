@@ -7,7 +7,7 @@ use futures::future::join_all;
 use serde::Deserialize;
 
 use super::Jira;
-use crate::handlers::probe::{reason, rules};
+use crate::handlers::probe::{about_route, bad_route, named_in, reason};
 use crate::ports::targets::{Finding, Found, Scope};
 
 #[derive(Deserialize)]
@@ -52,7 +52,7 @@ impl Jira {
     async fn account(&self, now: DateTime<Utc>) -> Finding {
         match self.read("/rest/api/3/myself", now).await {
             Ok(Account { display_name }) => Finding::fine("account", format!("Jira knows it as \"{display_name}\"")),
-            Err(said) => Finding::problem("account", said, self.at("see base_url, email and token of")),
+            Err(said) => Finding::problem("account", said, format!("see base_url, email and token of [handlers.{}]", self.name)),
         }
     }
 
@@ -65,15 +65,13 @@ impl Jira {
     fn wanted(&self, scope: &Scope) -> (Wanted, Vec<Finding>) {
         let (mut wanted, mut wrong) = (Wanted::new(), Vec::new());
         for routed in &scope.routes {
-            let about = || format!("route of the rule \"{}\"", routed.rule);
             match self.settings.of(&routed.route) {
-                Err(e) => wrong.push(Finding::problem(about(), e, "mend the route, then apply the rules again")),
+                Err(said) => wrong.push(bad_route(routed, said, "the route")),
                 Ok(route) => match route.project {
-                    None => wrong.push(Finding::problem(
-                        about(),
-                        "it names no project to make an issue in",
-                        self.at("set project on the route or in"),
-                    )),
+                    None => {
+                        let mend = format!("set project on the route or in [handlers.{}]", self.name);
+                        wrong.push(Finding::problem(about_route(routed), "it names no project to make an issue in", mend));
+                    }
                     Some(project) => {
                         let types = wanted.entry(project).or_default();
                         types.entry(route.issue_type).or_default().insert(routed.rule.clone());
@@ -89,7 +87,7 @@ impl Jira {
 
     async fn project(&self, key: &str, types: &BTreeMap<String, BTreeSet<String>>, now: DateTime<Utc>) -> Vec<Finding> {
         let about = format!("project {key}");
-        let wanted_by = self.wanted_by(types.values().flatten());
+        let wanted_by = named_in(&self.name, types.values().flatten());
         // Keys and ids; nothing else may come into the path.
         if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             let said = format!("\"{key}\" is neither a project's key, such as REP, nor its id");
@@ -110,7 +108,7 @@ impl Jira {
                 Finding::problem(
                     format!("issue type {name}"),
                     format!("project {} has no such type; it has: {all}", project.key),
-                    format!("correct issue_type in {}", self.wanted_by(rules)),
+                    format!("correct issue_type in {}", named_in(&self.name, rules)),
                 )
             })
             .collect();
@@ -119,18 +117,5 @@ impl Jira {
             found.push(Finding::fine(about, format!("is there, with the issue type {names}")));
         }
         found
-    }
-
-    /// Where what is wanted is said.
-    fn wanted_by<'r>(&self, names: impl IntoIterator<Item = &'r String>) -> String {
-        let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
-        if names.is_empty() {
-            return self.at("");
-        }
-        self.at(&format!("the routes of the {}, or in", rules(names)))
-    }
-
-    fn at(&self, before: &str) -> String {
-        format!("{before} [handlers.{}]", self.name).trim_start().to_owned()
     }
 }

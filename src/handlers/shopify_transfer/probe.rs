@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::{ShopifyTransfer, input, location_variables};
-use crate::handlers::probe::rules;
+use crate::handlers::probe::{bad_route, named_in};
 use crate::ports::targets::{Finding, Scope};
 use crate::shopify::documents::{self, Document};
 
@@ -80,10 +80,7 @@ impl ShopifyTransfer {
                         wanted.locations.entry(gid).or_default().insert(routed.rule.clone());
                     }
                 }
-                Err(said) => {
-                    let about = format!("route of the rule \"{}\"", routed.rule);
-                    wrong.push(Finding::problem(about, said, "mend the route, then apply the rules again"));
-                }
+                Err(said) => wrong.push(bad_route(routed, said, "the route")),
             }
         }
         if scope.routes.is_empty() {
@@ -128,10 +125,7 @@ impl ShopifyTransfer {
     /// A location belongs to one shop; the others need not know it.
     fn location(&self, gid: &str, wanted_by: &BTreeSet<String>, answers: &[Answer]) -> Finding {
         let about = format!("location {}", gid.rsplit('/').next().unwrap_or(gid));
-        let place = match wanted_by.is_empty() {
-            true => format!("[handlers.{}]", self.name),
-            false => format!("the routes of the {}, or in [handlers.{}]", rules(wanted_by.iter().map(String::as_str)), self.name),
-        };
+        let place = named_in(&self.name, wanted_by);
         let told: Vec<_> = answers.iter().filter_map(|a| Some((&a.shop, a.locations.as_ref()?))).collect();
         let seen = told.iter().find_map(|(shop, locations)| Some((shop, locations.get(gid)?)));
         match seen {

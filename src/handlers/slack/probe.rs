@@ -13,7 +13,7 @@ use super::api::{Failure, Refused};
 use super::history::Stopped;
 use super::{Slack, is_id};
 use crate::handlers::Resolution;
-use crate::handlers::probe::{reason, rules};
+use crate::handlers::probe::{bad_route, named_in, reason};
 use crate::ports::targets::{Finding, Found, Scope};
 
 const WRITE: &str = "chat:write";
@@ -60,10 +60,7 @@ impl Slack {
         for routed in &scope.routes {
             match self.channel_of(&routed.route) {
                 Ok(channel) => drop(wanted.entry(channel).or_default().insert(routed.rule.clone())),
-                Err(said) => {
-                    let about = format!("route of the rule \"{}\"", routed.rule);
-                    wrong.push(Finding::problem(about, said, "mend the route, then apply the rules again"));
-                }
+                Err(said) => wrong.push(bad_route(routed, said, "the route")),
             }
         }
         if let (true, Some(channel)) = (scope.routes.is_empty(), &self.channel) {
@@ -74,10 +71,7 @@ impl Slack {
 
     async fn channel(&self, channel: &str, wanted_by: &BTreeSet<String>, anywhere: bool, now: DateTime<Utc>) -> Finding {
         let about = format!("channel {channel}");
-        let place = match wanted_by.is_empty() {
-            true => format!("[handlers.{}]", self.name),
-            false => format!("the routes of the {}, or in [handlers.{}]", rules(wanted_by.iter().map(String::as_str)), self.name),
-        };
+        let place = named_in(&self.name, wanted_by);
         let seen = if is_id(channel) { self.seen_by_id(channel, now).await } else { self.seen_by_name(channel, now).await };
         match seen {
             Err(Unseen::Refused(code)) if code == "not_in_channel" && anywhere => {

@@ -92,6 +92,7 @@ pub(in crate::handlers) fn check(host: &str, address: IpAddr) -> Result<(), Refu
 }
 
 /// The client's resolver: gives out public addresses only.
+#[derive(Clone)]
 pub(in crate::handlers) struct Guarded {
     pub lookup: Arc<dyn Lookup>,
     pub allow_private: bool,

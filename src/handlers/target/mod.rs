@@ -76,7 +76,7 @@ pub struct Target {
     name: String,
     client: Client,
     /// For `check`.
-    connector: Client,
+    connector: http::Connector,
     url: Url,
     key: Option<SigningKey>,
     headers: HeaderMap,
@@ -102,7 +102,7 @@ pub(super) fn build(table: toml::Table, context: &Context) -> Result<Arc<dyn Han
     let headers = checked_headers(&config.headers, context, &mut secrets)?;
     let template = config.body.map(Template::new).transpose()?;
     let client = http::client(config.timeout, config.allow_private_addresses, context)?;
-    let connector = http::connector(config.timeout, config.allow_private_addresses, context)?;
+    let connector = http::Connector::new(config.timeout, config.allow_private_addresses, context);
     let name = context.name.clone();
     Ok(Arc::new(Target { name, client, connector, url, key, headers, template, secrets, gone: Mutex::default() }))
 }
@@ -145,7 +145,7 @@ impl Handler for Target {
     fn probe<'a>(&'a self, _scope: &'a Scope, _now: DateTime<Utc>) -> BoxFuture<'a, Vec<Finding>> {
         Box::pin(async move {
             let about = format!("connection to {}", self.url.host_str().unwrap_or_default());
-            vec![match http::connects(&self.connector, &self.url).await {
+            vec![match self.connector.connects(&self.url).await {
                 Ok(()) => Finding::fine(about, "it connects; whether it takes a request only a decision tells: nothing was sent"),
                 Err(said) => Finding::problem(about, said, format!("see url of [handlers.{}]", self.name)),
             }]
