@@ -1,7 +1,7 @@
 //! The binary as a black box: a node on the test run's Kafka and Postgres, with topics, group, database and port of its own.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +26,13 @@ pub struct Site {
     pub settings: KafkaSettings,
     pub log: Arc<KafkaLog>,
     env: Vec<(String, String)>,
+}
+
+/// The binary in a folder, with these variables.
+pub fn command(dir: &Path, env: &[(String, String)], args: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(args).current_dir(dir).env_remove("RUST_LOG").envs(env.iter().cloned());
+    command
 }
 
 impl Site {
@@ -62,9 +69,7 @@ impl Site {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
-        command.args(args).current_dir(self.dir.path()).env_remove("RUST_LOG").envs(self.env.iter().cloned());
-        command
+        command(self.dir.path(), &self.env, args)
     }
 
     pub fn run(&self, args: &[&str]) -> Output {

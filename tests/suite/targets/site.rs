@@ -13,7 +13,7 @@ use crate::effects::slack::server::{self as slack_server, CHANNEL, SlackServer};
 use crate::effects::transfer_shop::{self, Shopify};
 use crate::engine::harness::{level, product};
 use crate::support::stand_in::StandIn;
-use crate::system::node::{BINARY, Client, MASTER_KEY, Node};
+use crate::system::node::{Client, MASTER_KEY, Node, command};
 
 pub const SHOP: &str = "demo-outdoor.myshopify.com";
 const SHOP_SECRET: &str = "shpss_0123456789";
@@ -99,9 +99,7 @@ impl Site {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
-        command.args(args).current_dir(self.dir.path()).env_remove("RUST_LOG").envs(self.env.iter().cloned());
-        command
+        command(self.dir.path(), &self.env, args)
     }
 
     pub fn run(&self, args: &[&str]) -> Output {
