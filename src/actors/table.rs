@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use actix::Addr;
 use tokio::sync::watch;
 
-use super::batch::cut_before_tick;
+use super::batch::cut_live;
 use super::shard::{Deliver, Shard};
 use crate::events::record::{Offset, Partition, RecordBatch};
 use crate::ports::event_log::GroupHandle;
@@ -81,7 +81,7 @@ impl ShardRef {
             if *self.phase.borrow() != Phase::Live || !self.queue.try_enter() {
                 return Err(batch);
             }
-            let rest = cut_before_tick(&mut batch);
+            let rest = cut_live(&mut batch);
             // The queue's count is the bound.
             self.addr.do_send(Deliver(batch));
             match rest {

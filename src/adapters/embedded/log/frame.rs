@@ -308,32 +308,39 @@ impl<'a> Record<'a> {
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
+    #[inline]
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(n)?;
         self.0 = rest;
         Some(head)
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
 
+    #[inline]
     fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[b]| b)
     }
 
+    #[inline]
     fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
+    #[inline]
     fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
+    #[inline]
     fn i64(&mut self) -> Option<i64> {
         self.array().map(i64::from_le_bytes)
     }
 
+    #[inline]
     fn nullable(&mut self, len: u32) -> Option<Option<&'a [u8]>> {
         if len == u32::MAX { Some(None) } else { self.take(len as usize).map(Some) }
     }
@@ -351,6 +358,7 @@ impl<'a> Bytes<'a> {
         Some(Record { key, value, headers, rest, at, len: all - self.0.len() - at })
     }
 
+    #[inline]
     fn header(&mut self) -> Option<(&'a str, &'a [u8])> {
         let (name, value) = (self.u16()?, self.u32()?);
         let name = std::str::from_utf8(self.take(usize::from(name))?).ok()?;

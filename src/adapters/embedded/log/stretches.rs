@@ -29,8 +29,8 @@ const WINDOW: u64 = 16 << 20;
 const LOST: u64 = 8 * WINDOW;
 /// A stretch counts as a chunk at least; so this also bounds their number.
 const KEPT: u64 = 2 * WINDOW;
-/// Buffers that batches may share: what is kept, and as much again in batches under way. Past it batches copy.
-const BUFFERS: usize = (2 * KEPT / CHUNK) as usize;
+/// Bytes that batches may share: what is kept, and as much again in batches under way. Past it batches copy.
+const BUFFERS: u64 = 2 * KEPT;
 /// Nobody is waited for longer without moving. Long, for on a busy machine a batch may take its time, and who is lost stays so.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -151,8 +151,8 @@ impl Stretches {
     }
 
     #[cfg(test)]
-    pub fn buffers(&self) -> usize {
-        lock(&self.kept).buffers.len()
+    pub fn bytes_shared(&self) -> u64 {
+        lock(&self.kept).buffers.iter().map(weight).sum()
     }
 
     /// `keeps_together`: with the others that do.
@@ -200,6 +200,10 @@ impl Drop for Seat {
     }
 }
 
+fn weight(bytes: &Arc<Vec<u8>>) -> u64 {
+    (bytes.len() as u64).max(CHUNK)
+}
+
 impl Kept {
     fn find(&self, at: Lsn) -> Option<Arc<Stretch>> {
         let (_, stretch) = self.stretches.range(..=at).next_back()?;
@@ -230,9 +234,15 @@ impl Kept {
             self.read += to - from;
         }
         places.sort_by_key(|p| p.slot);
-        let (bytes, segment) = self.scanner.take();
+        let (mut bytes, segment) = self.scanner.take();
+        if bytes.len() as u64 > CHUNK && to - first <= CHUNK {
+            // It was the buffer of a longer frame.
+            bytes.truncate(CHUNK as usize);
+            bytes.shrink_to_fit();
+        }
         let bytes = Arc::new(bytes);
-        let is_shared = bytes.len() as u64 <= CHUNK && self.buffers.len() < BUFFERS;
+        let in_use: u64 = self.buffers.iter().map(weight).sum();
+        let is_shared = in_use + weight(&bytes) <= BUFFERS;
         if is_shared {
             self.buffers.push(bytes.clone());
         }
@@ -244,15 +254,14 @@ impl Kept {
     }
 
     fn keep(&mut self, stretch: Arc<Stretch>) {
-        let weight = |s: &Stretch| (s.bytes.len() as u64).max(CHUNK);
-        self.bytes += weight(&stretch);
+        self.bytes += weight(&stretch.bytes);
         self.order.push_back(stretch.from);
         self.stretches.insert(stretch.from, stretch);
         while self.bytes > KEPT
             && let Some(oldest) = self.order.pop_front()
             && let Some(gone) = self.stretches.remove(&oldest)
         {
-            self.bytes -= weight(&gone);
+            self.bytes -= weight(&gone.bytes);
         }
     }
 }

@@ -98,5 +98,27 @@ fn batches_that_are_kept_keep_their_bytes_however_many_they_are() {
     kept.iter().for_each(|batch| check(batch, 2, &mut next));
     assert_eq!(next, 400);
     let shared = shared(&log);
-    assert!(shared.buffers() <= 128, "what is shared is bounded, the rest is copied");
+    assert!(shared.bytes_shared() <= 64 << 20, "what is shared is bounded, the rest is copied");
+}
+
+#[test]
+fn frames_longer_than_a_chunk_are_shared_too_and_their_buffers_do_not_stay_with_short_ones() {
+    let dir = tempfile::tempdir().expect("folder");
+    let log = EmbeddedLog::open(dir.path(), options(PARTITIONS, 64 << 20)).expect("opens");
+    let facts = |range: std::ops::Range<usize>| range.map(|i| fact(1, &value(1, i))).collect::<Vec<_>>();
+    append(&log, facts(0..40)).expect("one frame of 2.4 MB");
+    for i in 40..100 {
+        append(&log, facts(i..i + 1)).expect("a short frame");
+    }
+    let (mut reader, shared) = (log.reader(Topic::Facts, 1, 0).expect("reader"), shared(&log));
+    let long = reader.next(100, PATIENCE).expect("reads").expect("a batch");
+    assert!(shared.bytes_shared() >= 2_400_000, "the batch has a copy");
+    let mut next = 0;
+    check(&long, 1, &mut next);
+    drop(long);
+    while let Some(batch) = reader.next(100, PATIENCE).expect("reads") {
+        check(&batch, 1, &mut next);
+    }
+    assert_eq!(next, 100);
+    assert!(shared.bytes_shared() < bytes(dir.path()) + (1 << 20), "short stretches hold on to long buffers");
 }
