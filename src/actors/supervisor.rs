@@ -406,7 +406,7 @@ impl GroupSink for ShardSink {
     }
 
     fn fault(&mut self, error: LogError) {
-        tracing::warn!(error = %error, "the consumer has a fault and tries again");
-        self.table.note_fault(error.to_string());
+        // Readiness asks the log itself.
+        tracing::warn!(%error, "the shards' consumer has a fault and tries again");
     }
 }

@@ -97,8 +97,6 @@ pub struct ShardTable {
     shards: RwLock<BTreeMap<Partition, Arc<ShardRef>>>,
     /// Why an owned partition has no shard.
     problems: RwLock<BTreeMap<Partition, String>>,
-    /// The consumer's last fault; gone with the next batch.
-    fault: RwLock<Option<String>>,
 }
 
 impl ShardTable {
@@ -120,14 +118,6 @@ impl ShardTable {
 
     pub fn set_problem(&self, partition: Partition, problem: String) {
         self.problems.write().unwrap_or_else(PoisonError::into_inner).insert(partition, problem);
-    }
-
-    pub fn fault(&self) -> Option<String> {
-        self.fault.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn note_fault(&self, fault: String) {
-        *self.fault.write().unwrap_or_else(PoisonError::into_inner) = Some(fault);
     }
 
     pub fn put(&self, shard: ShardRef) {

@@ -107,7 +107,13 @@ impl GroupSink for Sink {
     }
 
     fn fault(&mut self, error: LogError) {
-        self.health.problem(LOG, error);
+        match error {
+            // Readiness asks the log itself; here the fault would stay until the next decision, which may be days away.
+            LogError::Unavailable { .. } | LogError::QueueFull => {
+                tracing::warn!(%error, "the dispatcher's consumer has a fault and tries again");
+            }
+            _ => self.health.problem(LOG, error),
+        }
     }
 }
 

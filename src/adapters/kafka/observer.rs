@@ -23,7 +23,8 @@ const BINDING: Duration = Duration::from_secs(1);
 /// Between two tries of a question.
 const STEP: Duration = Duration::from_millis(20);
 
-/// Clients are opened when they are first needed and kept.
+/// Clients are opened when they are first needed and kept, until one fails: a client that met a broker in the middle of its start
+/// can go on to know no leader of a partition, or no coordinator, for minutes; so the next question goes through a new one.
 pub(super) struct Observers {
     settings: Arc<KafkaSettings>,
     watermarks: Mutex<Option<Arc<QuietConsumer>>>,
@@ -47,8 +48,7 @@ impl Observers {
         let client = self.uncommitted()?;
         let found = watermarks(&client, self.settings.topics.of(topic), partition, Instant::now() + WATERMARKS);
         if matches!(found, Err(LogError::Unavailable { .. })) {
-            // A client that met a broker in the middle of its start can go on to know no leader of a partition for minutes; the next
-            // question goes through a new one.
+            // See `Observers`.
             let mut slot = self.watermarks.lock().unwrap_or_else(PoisonError::into_inner);
             if slot.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &client)) {
                 *slot = None;
@@ -67,8 +67,13 @@ impl Observers {
         let partitions: Vec<_> = (0..self.settings.partitions).collect();
         let deadline = Instant::now() + COMMITTED;
         let during = format!("asking for the offsets committed for {name}");
-        let found = stable(|t, left| client.committed_offsets(t, left), name, &partitions, deadline)
-            .map_err(|reason| errors::unavailable(&during, reason))?;
+        let found = stable(|t, left| client.committed_offsets(t, left), name, &partitions, deadline).map_err(|reason| {
+            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+            if groups.get(&group).is_some_and(|kept| Arc::ptr_eq(kept, &client)) {
+                groups.remove(&group);
+            }
+            errors::unavailable(&during, reason)
+        })?;
         self.settings.check_binding(group, &found)?;
         Ok(offsets(&found, name, &partitions))
     }

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::channel::oneshot;
 use rdkafka::client::ClientContext;
@@ -11,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
-use super::settings::{KafkaSettings, Role};
+use super::settings::{APPEND_TIMEOUT_MS, KafkaSettings, Role};
 use super::{client, errors};
 use crate::events::record::{NewRecord, Position};
 use crate::ports::event_log::LogError;
@@ -27,8 +28,9 @@ pub(super) struct Appender {
 
 struct Live {
     producer: ThreadedProducer<Deliveries>,
-    /// Set when librdkafka declared it dead; the next append opens another.
-    dead: Arc<AtomicBool>,
+    /// Set when librdkafka declared it dead or did not write in time; the next append opens another. An idempotent producer that met
+    /// a broker's restart with records under way can wait for its sequence to be mended for minutes, and time out all that comes.
+    spent: Arc<AtomicBool>,
 }
 
 impl Appender {
@@ -53,8 +55,8 @@ impl Appender {
         for (index, record) in records.iter().enumerate() {
             let mark = Box::new(Mark { call: call.clone(), index });
             live.producer.send(to_base(&self.settings, record, mark)).map_err(|(e, _)| {
-                if e.rdkafka_error_code() == Some(Code::Fatal) {
-                    live.dead.store(true, Ordering::Release);
+                if is_spent(&e) {
+                    live.spent.store(true, Ordering::Release);
                 }
                 refused(&e, size(record))
             })?;
@@ -64,9 +66,12 @@ impl Appender {
 
     fn live(&self) -> Result<Arc<Live>, LogError> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if live.dead.load(Ordering::Acquire) {
-            tracing::warn!("the producer gave up for good and is opened anew");
-            *live = Arc::new(Live::open(&self.settings)?);
+        if live.spent.load(Ordering::Acquire) {
+            tracing::warn!("the producer gave up, or did not write in time, and is opened anew");
+            let spent = std::mem::replace(&mut *live, Arc::new(Live::open(&self.settings)?));
+            // What it still has may yet be written; nobody here waits for that.
+            let retire = move || drop(spent.producer.flush(Duration::from_millis(APPEND_TIMEOUT_MS.into())));
+            let _ = std::thread::Builder::new().name("kafka-retired".into()).spawn(retire);
         }
         Ok(live.clone())
     }
@@ -74,10 +79,14 @@ impl Appender {
 
 impl Live {
     fn open(settings: &KafkaSettings) -> Result<Self, LogError> {
-        let dead = Arc::new(AtomicBool::new(false));
-        let producer = settings.create(&Role::Append, |c| c.create_with_context(Deliveries { dead: dead.clone() }))?;
-        Ok(Live { producer, dead })
+        let spent = Arc::new(AtomicBool::new(false));
+        let producer = settings.create(&Role::Append, |c| c.create_with_context(Deliveries { spent: spent.clone() }))?;
+        Ok(Live { producer, spent })
     }
+}
+
+fn is_spent(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(Code::Fatal | Code::MessageTimedOut))
 }
 
 /// Refuses what the broker would refuse, before any record of the call is written. A partition of -1 it would not even
@@ -178,7 +187,7 @@ struct Mark {
 }
 
 struct Deliveries {
-    dead: Arc<AtomicBool>,
+    spent: Arc<AtomicBool>,
 }
 
 impl ClientContext for Deliveries {
@@ -189,8 +198,8 @@ impl ClientContext for Deliveries {
     fn stats_raw(&self, _: &[u8]) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(Code::Fatal) {
-            self.dead.store(true, Ordering::Release);
+        if is_spent(&error) {
+            self.spent.store(true, Ordering::Release);
         }
         tracing::debug!(target: "kafka", %error, reason, "producer error");
     }
@@ -203,8 +212,8 @@ impl ProducerContext for Deliveries {
         let outcome = match result {
             Ok(m) => Ok(Position { partition: m.partition(), offset: m.offset() }),
             Err((error, m)) => {
-                if error.rdkafka_error_code() == Some(Code::Fatal) {
-                    self.dead.store(true, Ordering::Release);
+                if is_spent(error) {
+                    self.spent.store(true, Ordering::Release);
                 }
                 Err(refused(error, m.payload_len() + m.key_len()))
             }
@@ -216,6 +225,6 @@ impl ProducerContext for Deliveries {
 impl Drop for Live {
     fn drop(&mut self) {
         // Reports of what is still in flight must reach their calls; a purged record counts as failed.
-        let _ = self.producer.flush(std::time::Duration::from_millis(200));
+        let _ = self.producer.flush(Duration::from_millis(200));
     }
 }

@@ -17,7 +17,7 @@ use crate::ports::event_log::{Group, LogError};
 /// Room in a message beside key, value and headers: batch and record framing, header names.
 const FRAMING: usize = 64 * 1024;
 /// Past this an append has failed: a webhook's sender waits 5 s in all (PITFALLS 23).
-const APPEND_TIMEOUT_MS: u32 = 4_000;
+pub(super) const APPEND_TIMEOUT_MS: u32 = 4_000;
 /// A frozen node holds all committed reads for so long at most (PITFALLS 30).
 pub(super) const TRANSACTION_TIMEOUT_MS: u32 = 10_000;
 
