@@ -1,5 +1,6 @@
 //! The engine over the embedded log and SQLite: facts in, decisions out, restart, rebuild, quarantine.
 
+mod fairness;
 pub mod harness;
 mod lifecycle;
 mod passivation;
