@@ -4,6 +4,7 @@ pub mod harness;
 mod lifecycle;
 mod passivation;
 mod protocol;
+mod semantics;
 mod upgrade;
 
 use std::sync::Arc;
