@@ -54,6 +54,6 @@ fn a_risk_level_says_how_near_the_end_is_and_at_risk_is_every_level_but_none() {
     assert_eq!((shop.variants, shop.at_risk, shop.open_proposals), (7, 5, 2));
     // A decision's severity is the level at that moment.
     let severities: Vec<_> = bench.decided(2).iter().map(|d| d.severity).collect();
-    assert_eq!(severities, [Critical, Critical]);
+    assert_eq!(severities, [Warning, Critical]);
     bench.engine.stop();
 }
