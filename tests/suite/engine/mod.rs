@@ -4,6 +4,7 @@ pub mod harness;
 mod lifecycle;
 mod passivation;
 mod protocol;
+mod residents;
 mod semantics;
 mod upgrade;
 
