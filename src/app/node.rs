@@ -332,7 +332,7 @@ mod tests {
     /// A tick a minute (DESIGN §10), and three deaths (issue 4) are what a node really runs with.
     #[test]
     fn a_node_ticks_once_a_minute_and_quarantines_at_the_third_death() {
-        let config = Config::from_text("c.toml", "", &Env::of([])).expect("a good configuration");
+        let config = Config::from_text("c.toml", "", &Env::of::<&str, &str>([])).expect("a good configuration");
         let settings = settings(&config);
         assert_eq!((settings.tick_interval, settings.deaths_until_quarantine), (Duration::from_secs(60), 3));
     }
