@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Admin, AdminError, blocking};
-use crate::events::record::Topic;
+use crate::ports::LogError;
 
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -13,17 +13,18 @@ impl Admin {
     pub(super) async fn status(&self) -> Result<Value, AdminError> {
         let log = self.log.clone();
         let probed = blocking(move || {
-            log.probe(PROBE)?;
             // Topics that are not there yet are no fault: the first node makes them.
-            let topics = match log.watermarks(Topic::Facts, 0) {
-                Ok(_) => format!("{} partitions a topic", log.partitions()),
-                Err(e) => format!("its topics cannot be read yet ({e}); the first serve makes them"),
-            };
-            Ok(format!("answers, {topics}"))
+            let missing: Vec<_> = log.inspect(PROBE)?.iter().map(|t| t.default_name()).collect();
+            Ok(match missing.is_empty() {
+                true => format!("answers, {} partitions a topic", log.partitions()),
+                false => format!("answers; the first stockwarden serve makes its topics {}", missing.join(", ")),
+            })
         })
         .await;
         let log = match probed {
             Ok(detail) => json!({ "ok": true, "detail": detail }),
+            // Says itself how to mend it.
+            Err(e @ AdminError::Log(LogError::Misconfigured(_))) => json!({ "ok": false, "detail": e.to_string(), "mend": "" }),
             Err(e) => json!({ "ok": false, "detail": e.to_string() }),
         };
         let stored = async {

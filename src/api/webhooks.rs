@@ -1,6 +1,7 @@
 //! `POST /webhooks/shopify`: acknowledged only when its fact is durable (DESIGN §7.1).
 //!
-//! Refusals come in this order: 413, 404, 401, then what is missing, then 503 (DESIGN §10).
+//! Refusals come in this order: 413, 404, 401, 503 (DESIGN §10). What is signed is never refused for what it says or leaves out:
+//! that would cost the subscription.
 
 use std::time::{Duration, Instant};
 
@@ -67,9 +68,7 @@ async fn receive(request: &HttpRequest, payload: Payload, state: &State) -> Resu
     check_signature(state, &key, &shop, &delivery, &body.bytes).await?;
 
     let now = (state.clock)();
-    let outcome =
-        shopify::accept(&delivery, &key, &body.bytes, now).map_err(|e| Problem::new(Kind::BadRequest, e.to_string()))?;
-    match outcome {
+    match shopify::accept(&delivery, &key, &body.bytes, now) {
         Outcome::Fact(record) => match append(state, record).await {
             Ok(at) => Ok(Durable::Fact(at)),
             Err(LogError::Refused { size, reason }) => {

@@ -10,7 +10,7 @@ use crate::adapters::embedded::log::{EmbeddedLog, Options};
 use crate::adapters::embedded::sqlite::SqliteStore;
 use crate::adapters::kafka::{KafkaLog, KafkaSettings, TopicNames};
 use crate::adapters::postgres::PostgresStore;
-use crate::cli::Fault;
+use crate::cli::{Fault, store_mend};
 use crate::config::{Config, Env, LogKind, StoreUrl};
 use crate::events::time::Millis;
 use crate::ports::{EventLog, Ledger, Owners, Registry, Reorders, SnapshotStore};
@@ -43,9 +43,7 @@ pub async fn open(config: &Config, env: &Env, node: &str) -> Result<Adapters, Fa
         LogKind::Embedded => Some(open_embedded(config)?),
         LogKind::Kafka => None,
     };
-    let away = |e: crate::ports::StoreError| {
-        Fault::new("cannot open the store").because(e.to_string()).mend("stockwarden check says what cannot be reached")
-    };
+    let away = |e: crate::ports::StoreError| Fault::new("cannot open the store").because(e.to_string()).mend(store_mend(config));
     type Stores = (Arc<dyn SnapshotStore>, Arc<dyn Ledger>, Arc<dyn Registry>, Arc<dyn Owners>, Arc<dyn Reorders>);
     fn all<S: SnapshotStore + Ledger + Registry + Owners + Reorders>(store: S) -> Stores {
         let store = Arc::new(store);

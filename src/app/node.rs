@@ -79,7 +79,7 @@ impl Node {
         })?;
         let inbound = listeners(&handlers);
         let targets = ConfiguredTargets::running(handlers.clone());
-        prepare(&adapters).await?;
+        prepare(&adapters, config).await?;
         // Before anything takes part in a group: a second start by mistake must not fence the node that runs.
         api::check_listen(&config.http.listen).map_err(refused)?;
         let metrics = Arc::<Metrics>::default();
@@ -243,11 +243,12 @@ fn dispatcher_probe(dispatcher: &Dispatcher) -> Probe {
     Probe { name: "dispatcher", roles: vec![NodeRole::Handlers], check: Arc::new(check) }
 }
 
-async fn prepare(adapters: &Adapters) -> Result<(), Fault> {
+async fn prepare(adapters: &Adapters, config: &Config) -> Result<(), Fault> {
     let log = adapters.log.clone();
-    let prepared = tokio::task::spawn_blocking(move || log.prepare(PREPARE)).await;
-    let told = prepared.map_err(|e| e.to_string()).and_then(|p| p.map_err(|e| e.to_string()));
-    told.map_err(|e| Fault::new("the log is not ready").because(e).mend("stockwarden check says what cannot be reached"))
+    tokio::task::spawn_blocking(move || log.prepare(PREPARE))
+        .await
+        .map_err(|e| Fault::new("the log is not ready").because(e.to_string()))?
+        .map_err(|e| Fault::log_not_ready(&e, config))
 }
 
 fn settings(config: &Config) -> EngineSettings {
@@ -321,5 +322,18 @@ pub async fn serve(config: Config, env: Env) -> Result<(), Fault> {
     match fatal {
         Some(why) => Err(Fault::new("the node had to stop").because(why)),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tick a minute (DESIGN §10), and three deaths (issue 4) are what a node really runs with.
+    #[test]
+    fn a_node_ticks_once_a_minute_and_quarantines_at_the_third_death() {
+        let config = Config::from_text("c.toml", "", &Env::of::<&str, &str>([])).expect("a good configuration");
+        let settings = settings(&config);
+        assert_eq!((settings.tick_interval, settings.deaths_until_quarantine), (Duration::from_secs(60), 3));
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::fault::{log_mend, store_mend};
 use super::output::{Out, table_of};
 use super::session::{Purpose, Session};
 use super::world::World;
 use super::{DONE, FAILED, Fault, asynchronously};
 use crate::admin::Command;
-use crate::config::{Config, Env, LogKind, master_key, would_make_master_key};
+use crate::config::{Config, Env, master_key, would_make_master_key};
 use crate::ports::targets::{Finding, Found, Scope};
 
 #[derive(clap::Args)]
@@ -135,7 +136,7 @@ async fn dependencies(world: &dyn World, config: &Config, env: &Env, within: Dur
                 let detail = status[what]["detail"].as_str().unwrap_or("no answer");
                 match status[what]["ok"].as_bool() {
                     Some(true) => found.ok(what, detail),
-                    _ => found.problem(what, detail, mend),
+                    _ => found.problem(what, detail, status[what]["mend"].as_str().map_or(mend, str::to_owned)),
                 }
             }
             return targets(&session, config, within, found).await;
@@ -176,15 +177,4 @@ async fn targets(session: &Session, config: &Config, within: Duration, found: &m
         Ok(findings) => findings.into_iter().for_each(|finding| found.target(finding, node)),
         Err(e) => found.problem("targets", e.to_string(), "is the node of the same version? stockwarden --version"),
     }
-}
-
-fn log_mend(config: &Config) -> String {
-    match config.log.kind {
-        LogKind::Embedded => format!("is {} writable, and the disk not full?", config.log_dir().display()),
-        LogKind::Kafka => format!("do the brokers {} run, and does log.properties fit them?", config.log.bootstrap_servers),
-    }
-}
-
-fn store_mend(config: &Config) -> String {
-    format!("does the store {} exist, run, and let this user in?", config.store.url)
 }

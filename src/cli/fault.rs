@@ -2,6 +2,8 @@
 
 use super::FAILED;
 use crate::admin::AdminError;
+use crate::config::{Config, LogKind};
+use crate::ports::LogError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -28,6 +30,15 @@ impl Fault {
         self
     }
 
+    /// What is configured wrongly says itself how to mend it.
+    pub fn log_not_ready(why: &LogError, config: &Config) -> Fault {
+        let fault = Fault::new("the log is not ready").because(why.to_string());
+        match why {
+            LogError::Misconfigured(_) => fault,
+            _ => fault.mend(log_mend(config)),
+        }
+    }
+
     /// The command line itself is wrong.
     pub fn usage(mut self) -> Fault {
         self.code = 2;
@@ -39,4 +50,17 @@ impl From<AdminError> for Fault {
     fn from(e: AdminError) -> Fault {
         Fault { mend: e.mend(), ..Fault::new(e.to_string()) }
     }
+}
+
+/// What to look at where the log does not answer.
+pub fn log_mend(config: &Config) -> String {
+    match config.log.kind {
+        LogKind::Embedded => format!("is {} writable, and the disk not full?", config.log_dir().display()),
+        LogKind::Kafka => format!("do the brokers {} run, and does log.properties fit them?", config.log.bootstrap_servers),
+    }
+}
+
+/// What to look at where the store does not answer.
+pub fn store_mend(config: &Config) -> String {
+    format!("does the store {} exist, run, and let this user in?", config.store.url)
 }

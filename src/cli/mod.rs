@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-pub use fault::Fault;
+pub use fault::{Fault, store_mend};
 use output::Out;
 pub use world::{Ports, World};
 

@@ -106,11 +106,10 @@ impl Session {
         let ports = world.open(config, env).await?;
         if purpose == Purpose::Work {
             let log = ports.log.clone();
-            let prepared = tokio::task::spawn_blocking(move || log.prepare(PREPARING)).await;
-            let told = prepared.map_err(|e| e.to_string()).and_then(|p| p.map_err(|e| e.to_string()));
-            told.map_err(|e| {
-                Fault::new("the log is not ready").because(e).mend("stockwarden check says what cannot be reached")
-            })?;
+            tokio::task::spawn_blocking(move || log.prepare(PREPARING))
+                .await
+                .map_err(|e| Fault::new("the log is not ready").because(e.to_string()))?
+                .map_err(|e| Fault::log_not_ready(&e, config))?;
         }
         let targets = world.targets(config, env, Some((&key.vault, &ports.registry)));
         let admin = Admin::new(ports.log, ports.registry, ports.ledger, key.vault, Arc::new(Utc::now), world.rules(), targets);

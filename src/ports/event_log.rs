@@ -107,6 +107,11 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`LogError::Misconfigured`]. Blocks, at most `timeout`.
     fn prepare(&self, timeout: Duration) -> Result<(), LogError>;
 
+    /// Checks what [`EventLog::prepare`] would, and changes nothing; gives the topics that it would create. Blocks, at most `timeout`.
+    fn inspect(&self, timeout: Duration) -> Result<Vec<Topic>, LogError> {
+        self.probe(timeout).map(|()| Vec::new())
+    }
+
     /// Number of partitions of every topic.
     fn partitions(&self) -> i32;
 

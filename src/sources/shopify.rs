@@ -31,14 +31,6 @@ pub struct Delivery<'a> {
     pub traceparent: Option<&'a str>,
 }
 
-/// A header without which a delivery cannot be recorded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the header {name} is {problem}; Shopify sends it with every webhook")]
-pub struct BadHeader {
-    pub name: &'static str,
-    pub problem: &'static str,
-}
-
 /// What becomes of a signed delivery.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -77,13 +69,16 @@ pub fn is_signed(body: &[u8], hmac_header: Option<&str>, secrets: &[impl AsRef<[
 }
 
 /// Turns a delivery whose signature is good into what is written. `now` stands for the append time, which is not known yet.
-pub fn accept(delivery: &Delivery<'_>, shop_key: &str, body: &[u8], now: Millis) -> Result<Outcome, BadHeader> {
-    let topic = required("X-Shopify-Topic", delivery.topic)?;
-    let webhook_id = required("X-Shopify-Webhook-Id", delivery.webhook_id)?;
-    Ok(match fact(delivery, topic, webhook_id, shop_key, body, now) {
+pub fn accept(delivery: &Delivery<'_>, shop_key: &str, body: &[u8], now: Millis) -> Outcome {
+    let Some(topic) = usable(delivery.topic) else {
+        let why = Unreadable::new(Reason::UnknownTopic, "the header X-Shopify-Topic is missing or longer than 255 bytes");
+        // What it is nobody can say, so it may hold a buyer's data.
+        return Outcome::DeadLetter(Box::new(without_bytes(dead_letter(None, body, &why, now), body)));
+    };
+    match fact(delivery, topic, shop_key, body, now) {
         Ok(record) => Outcome::Fact(record),
         Err(why) => Outcome::DeadLetter(Box::new(dead_letter(Some(topic), body, &why, now))),
-    })
+    }
 }
 
 /// A dead letter of this source.
@@ -99,22 +94,12 @@ pub fn without_bytes(mut letter: DeadLetter, body: &[u8]) -> DeadLetter {
     letter
 }
 
-fn required<'a>(name: &'static str, value: Option<&'a str>) -> Result<&'a str, BadHeader> {
-    match value.map(str::trim) {
-        None | Some("") => Err(BadHeader { name, problem: "missing" }),
-        Some(v) if v.len() > MAX_HEADER => Err(BadHeader { name, problem: "longer than 255 bytes" }),
-        Some(v) => Ok(v),
-    }
+/// A header's text, if there is one and it is no longer than what is taken over.
+fn usable(value: Option<&str>) -> Option<&str> {
+    value.map(str::trim).filter(|v| !v.is_empty() && v.len() <= MAX_HEADER)
 }
 
-fn fact(
-    delivery: &Delivery<'_>,
-    topic: &str,
-    webhook_id: &str,
-    shop_key: &str,
-    body: &[u8],
-    now: Millis,
-) -> Result<NewRecord, Unreadable> {
+fn fact(delivery: &Delivery<'_>, topic: &str, shop_key: &str, body: &[u8], now: Millis) -> Result<NewRecord, Unreadable> {
     let fact_type = FactType::parse(topic).filter(|t| t.is_webhook()).ok_or_else(|| {
         Unreadable::new(
             Reason::UnknownTopic,
@@ -122,16 +107,18 @@ fn fact(
         )
     })?;
     let value = minimise::minimise(fact_type, body)?;
-    let triggered_at = delivery.triggered_at.map(str::trim).filter(|t| t.len() <= MAX_HEADER);
-    let triggered_at = triggered_at.and_then(|t| time::parse_nanos(t).map(|nanos| (t, nanos)));
+    let triggered_at = usable(delivery.triggered_at).and_then(|t| time::parse_nanos(t).map(|nanos| (t, nanos)));
     let (_, event_time) = codec::read_body(fact_type, &value, 0, triggered_at.map(|(_, nanos)| nanos), now)?;
+    let payload = hex::encode(Sha256::digest(body));
+    // The same bytes again are the same delivery, where nothing else names it.
+    let dedupe_id = usable(delivery.webhook_id).unwrap_or(&payload).as_bytes().to_vec();
     let mut headers = vec![
         (header::FACT, fact_type.as_str().as_bytes().to_vec()),
         (header::VERSION, fact::VERSION.to_string().into_bytes()),
-        (header::DEDUPE_ID, webhook_id.as_bytes().to_vec()),
+        (header::DEDUPE_ID, dedupe_id),
         (header::SOURCE, SOURCE.as_bytes().to_vec()),
         (header::EVENT_TIME, time::format(event_time).into_bytes()),
-        (header::PAYLOAD_SHA256, hex::encode(Sha256::digest(body)).into_bytes()),
+        (header::PAYLOAD_SHA256, payload.into_bytes()),
     ];
     if let Some((text, _)) = triggered_at {
         headers.push((header::TRIGGERED_AT, text.as_bytes().to_vec()));
@@ -199,7 +186,7 @@ mod tests {
             traceparent: Some(trace),
             ..delivery("inventory_levels/update")
         };
-        let Outcome::Fact(record) = accept(&d, "a.myshopify.com", LEVEL, NOW).expect("headers") else { panic!("not a fact") };
+        let Outcome::Fact(record) = accept(&d, "a.myshopify.com", LEVEL, NOW) else { panic!("not a fact") };
         assert_eq!((record.topic, record.partition, record.key.as_deref()), (Topic::Facts, None, Some(&b"a.myshopify.com"[..])));
         let value = record.value.as_deref().expect("value");
         assert_eq!(
@@ -224,13 +211,26 @@ mod tests {
     fn headers_that_make_no_sense_are_not_taken_over() {
         let d =
             Delivery { triggered_at: Some("yesterday"), traceparent: Some("00-x-y-z"), ..delivery("inventory_levels/update") };
-        let Outcome::Fact(record) = accept(&d, "a.b", LEVEL, NOW).expect("headers") else { panic!("not a fact") };
+        let Outcome::Fact(record) = accept(&d, "a.b", LEVEL, NOW) else { panic!("not a fact") };
         assert_eq!((header_of(&record, "triggered_at"), header_of(&record, "traceparent")), (None, None));
         assert_eq!(header_of(&record, "event_time"), Some("2026-01-01T00:00:00.000Z"));
-        let none = Delivery { webhook_id: None, ..delivery("inventory_levels/update") };
-        assert_eq!(accept(&none, "a.b", LEVEL, NOW).expect_err("refused").name, "X-Shopify-Webhook-Id");
-        let none = Delivery { topic: Some(" "), ..delivery("") };
-        assert_eq!(accept(&none, "a.b", LEVEL, NOW).expect_err("refused").name, "X-Shopify-Topic");
+    }
+
+    /// A refusal would cost the subscription (DESIGN §10).
+    #[test]
+    fn without_an_id_the_bytes_name_the_delivery_and_without_a_topic_nobody_can_say_what_it_is() {
+        let long = "x".repeat(MAX_HEADER + 1);
+        for webhook_id in [None, Some(" "), Some(long.as_str())] {
+            let d = Delivery { webhook_id, ..delivery("inventory_levels/update") };
+            let Outcome::Fact(record) = accept(&d, "a.b", LEVEL, NOW) else { panic!("not a fact") };
+            assert_eq!(header_of(&record, "dedupe_id"), Some(&*hex::encode(Sha256::digest(LEVEL))));
+        }
+        for topic in [None, Some(" "), Some(long.as_str())] {
+            let d = Delivery { topic, ..delivery("") };
+            let Outcome::DeadLetter(letter) = accept(&d, "a.b", LEVEL, NOW) else { panic!("understood") };
+            assert_eq!((letter.reason, letter.fact, letter.bytes), (Reason::UnknownTopic, None, None));
+            assert_eq!(letter.digest, Some(hex::encode(Sha256::digest(LEVEL))));
+        }
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
             ("shop/registered", br#"{"shop":"a.b","organisation":"x","kind":"shopify"}"#, Reason::UnknownTopic, true),
         ];
         for (topic, body, reason, keeps) in cases {
-            let Outcome::DeadLetter(letter) = accept(&delivery(topic), "a.b", body, NOW).expect("headers") else {
+            let Outcome::DeadLetter(letter) = accept(&delivery(topic), "a.b", body, NOW) else {
                 panic!("{topic} was understood")
             };
             assert_eq!((letter.reason, letter.bytes.is_some(), letter.size), (reason, keeps, body.len()), "{topic}");

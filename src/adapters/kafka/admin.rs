@@ -24,28 +24,51 @@ const REQUEST: Duration = Duration::from_secs(5);
 
 pub(super) fn prepare(settings: &KafkaSettings, timeout: Duration) -> Result<(), LogError> {
     let deadline = Instant::now() + timeout;
-    let observer = settings.create(&Role::Watermarks, |c| c.create_with_context::<_, QuietConsumer>(Quiet))?;
-    let mut missing = Vec::new();
-    let mut present = Vec::new();
-    for topic in Topic::ALL {
-        match partition_count(settings, &observer, topic, deadline)? {
-            Some(found) => {
-                same_partitions(settings, topic, found)?;
-                present.push(topic);
-            }
-            None => missing.push(topic),
-        }
-    }
-    let admin = settings.create(&Role::Admin, |c| c.create_with_context::<_, AdminClient<Quiet>>(Quiet))?;
-    check_settings(settings, &admin, &present, deadline)?;
+    let clients = Clients::open(settings)?;
+    let missing = clients.check(settings, deadline)?;
     if missing.is_empty() {
         return Ok(());
     }
-    create(settings, &admin, &missing, deadline)?;
+    create(settings, &clients.admin, &missing, deadline)?;
     for topic in missing {
-        await_leaders(settings, &observer, topic, deadline)?;
+        await_leaders(settings, &clients.observer, topic, deadline)?;
     }
     Ok(())
+}
+
+/// The topics that [`prepare`] would create, if it refused nothing.
+pub(super) fn inspect(settings: &KafkaSettings, timeout: Duration) -> Result<Vec<Topic>, LogError> {
+    Clients::open(settings)?.check(settings, Instant::now() + timeout)
+}
+
+struct Clients {
+    observer: QuietConsumer,
+    admin: AdminClient<Quiet>,
+}
+
+impl Clients {
+    fn open(settings: &KafkaSettings) -> Result<Clients, LogError> {
+        Ok(Clients {
+            observer: settings.create(&Role::Watermarks, |c| c.create_with_context(Quiet))?,
+            admin: settings.create(&Role::Admin, |c| c.create_with_context(Quiet))?,
+        })
+    }
+
+    /// Refuses topics that break a promise; gives those that are missing.
+    fn check(&self, settings: &KafkaSettings, deadline: Instant) -> Result<Vec<Topic>, LogError> {
+        let (mut missing, mut present) = (Vec::new(), Vec::new());
+        for topic in Topic::ALL {
+            match partition_count(settings, &self.observer, topic, deadline)? {
+                Some(found) => {
+                    same_partitions(settings, topic, found)?;
+                    present.push(topic);
+                }
+                None => missing.push(topic),
+            }
+        }
+        check_settings(settings, &self.admin, &present, deadline)?;
+        Ok(missing)
+    }
 }
 
 /// Whether every partition of `topic` has a leader now.
@@ -60,7 +83,7 @@ pub(super) fn answers(
     let Some(found) = metadata.topics().first().filter(|t| t.error().is_none()) else {
         let name = settings.topics.of(topic);
         return Err(LogError::Misconfigured(format!(
-            "the topic {name} does not exist; `stockwarden check` says what is missing"
+            "the topic {name} does not exist; a node makes it when it starts: stockwarden serve"
         )));
     };
     same_partitions(settings, topic, found.partitions().len())?;
@@ -152,23 +175,31 @@ fn check_settings(
 }
 
 fn check_one(settings: &KafkaSettings, topic: Topic, name: &str, of: &HashMap<&str, &str>) -> Result<(), LogError> {
-    let wrong = |key: &str, value: &str, want: &str, why: &str| {
-        Err(LogError::Misconfigured(format!("the topic {name} has {key}={value} and needs {want}: {why}")))
+    let (mut told, mut needed) = (Vec::new(), Vec::new());
+    let mut wrong = |key: &str, is: &str, want: String, why: &str| {
+        told.push(format!("{key}={is}, but {why}"));
+        needed.push(format!("{key}={want}"));
     };
     if let Some(policy) = of.get("cleanup.policy").filter(|p| p.contains("compact")) {
-        return wrong("cleanup.policy", policy, "delete", "compaction erases history");
+        wrong("cleanup.policy", policy, "delete".into(), "compaction erases history");
     }
-    if let Some(bytes) = of.get("max.message.bytes") {
-        let want = settings.max_message_bytes();
-        if bytes.parse::<usize>().is_ok_and(|b| b < want) {
-            let why = "a smaller limit refuses records of max_record_bytes";
-            return wrong("max.message.bytes", bytes, &format!("at least {want}"), why);
-        }
+    let want = settings.max_message_bytes();
+    if let Some(bytes) = of.get("max.message.bytes").filter(|b| b.parse::<usize>().is_ok_and(|b| b < want)) {
+        wrong("max.message.bytes", bytes, want.to_string(), "a smaller limit refuses records of max_record_bytes");
     }
     if topic == Topic::Facts
         && let Some(kind) = of.get("message.timestamp.type").filter(|k| **k != "LogAppendTime")
     {
-        return wrong("message.timestamp.type", kind, "LogAppendTime", "a fact's time must not lie in its sender's hands");
+        wrong("message.timestamp.type", kind, "LogAppendTime".into(), "a fact's time must not lie in its sender's hands");
+    }
+    if !told.is_empty() {
+        return Err(LogError::Misconfigured(format!(
+            "the topic {name} has {}; mend it with: kafka-configs.sh --bootstrap-server {} --alter --entity-type topics \
+             --entity-name {name} --add-config {}",
+            told.join(", and "),
+            settings.bootstrap_servers,
+            needed.join(",")
+        )));
     }
     if let Some(ms) = of.get("retention.ms").filter(|v| **v != "-1") {
         // Legitimate with an archive, so no error (DESIGN §1).
@@ -279,7 +310,13 @@ mod tests {
         };
         assert!(check(Topic::Decisions, &[("cleanup.policy", "compact,delete")]).unwrap_err().contains("compaction"));
         assert!(check(Topic::DeadLetters, &[("max.message.bytes", "1048588")]).unwrap_err().contains("max.message.bytes"));
-        assert!(check(Topic::Facts, &[("message.timestamp.type", "CreateTime")]).unwrap_err().contains("LogAppendTime"));
+        let both = [("message.timestamp.type", "CreateTime"), ("max.message.bytes", "1048588")];
+        let told = check(Topic::Facts, &both).unwrap_err();
+        let add = format!(
+            "--entity-name t --add-config max.message.bytes={},message.timestamp.type=LogAppendTime",
+            s.max_message_bytes()
+        );
+        assert!(told.contains("--bootstrap-server localhost:1 ") && told.ends_with(&add), "{told}");
         check(Topic::Decisions, &[("message.timestamp.type", "CreateTime"), ("retention.ms", "60000")]).expect("fine");
     }
 }

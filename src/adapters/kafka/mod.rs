@@ -61,6 +61,12 @@ impl EventLog for KafkaLog {
         self.observers.check_binding()
     }
 
+    fn inspect(&self, timeout: Duration) -> Result<Vec<Topic>, LogError> {
+        let missing = admin::inspect(&self.settings, timeout)?;
+        self.observers.check_binding()?;
+        Ok(missing)
+    }
+
     fn partitions(&self) -> i32 {
         self.settings.partitions
     }

@@ -146,6 +146,35 @@ async fn what_is_signed_but_not_understood_is_a_dead_letter_with_its_reason() {
     assert!(site.records(Topic::Facts).is_empty());
 }
 
+/// A refusal would cost the subscription: what a signed delivery leaves out is no reason for one (DESIGN §10).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_delivery_without_its_topic_is_a_dead_letter_and_one_without_its_id_a_fact() {
+    let site = Site::new().await;
+    let send = async |without: &str| -> Value {
+        let mut request = site.delivery(SHOP, "inventory_levels/update", SECRET, LEVEL).build().expect("request");
+        request.headers_mut().remove(without).expect("it was there");
+        let response = site.client.execute(request).await.expect("answer");
+        assert_eq!(response.status(), 200, "without {without}");
+        response.json().await.expect("JSON")
+    };
+    let letter_at = send("x-shopify-topic").await["dead_letter"].as_str().expect("a dead letter").to_owned();
+    let letters = site.records(Topic::DeadLetters);
+    assert_eq!((letters.len(), letters[0].position.as_str(), letters[0].key.as_str()), (1, &*letter_at, SHOP));
+    let value = letters[0].json();
+    assert_eq!((value["reason"].as_str(), value["bytes"].is_null()), (Some("unknown_topic"), true), "{value}");
+    assert!(value["message"].as_str().expect("text").contains("X-Shopify-Topic"), "{value}");
+
+    let facts_at: Vec<_> = [send("x-shopify-webhook-id").await, send("x-shopify-webhook-id").await]
+        .iter()
+        .map(|answer| answer["position"].as_str().expect("a position").to_owned())
+        .collect();
+    let facts = site.records(Topic::Facts);
+    assert_eq!(facts.iter().map(|f| f.position.as_str()).collect::<Vec<_>>(), facts_at);
+    let ids: Vec<_> = facts.iter().map(|f| f.header("dedupe_id").expect("an id")).collect();
+    assert_eq!((ids[0], ids[0].len()), (ids[1], 64), "the same bytes are the same delivery");
+    facts.iter().for_each(read_as_fact);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_log_refuses_for_its_size_is_a_dead_letter_by_its_digest() {
     let site = Site::new().await;

@@ -5,6 +5,8 @@ pub mod harness;
 mod lifecycle;
 mod passivation;
 mod protocol;
+mod residents;
+mod semantics;
 mod upgrade;
 
 use std::sync::Arc;

@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use stockwarden::adapters::kafka::{KafkaLog, KafkaSettings};
 use stockwarden::events::record::{NewRecord, Topic, partition_of};
 use stockwarden::ports::event_log::{EventLog, Group, LogError};
 
 use super::node::{Member, Told};
-use super::{PATIENCE, block_on, fact, values, wire};
+use super::{PATIENCE, block_on, fact, until, values, wire};
 use crate::support::kafka::{broker, fresh_log, fresh_settings, open};
 
 /// A producer that is none of ours, for what ours would never do.
@@ -178,6 +180,45 @@ fn another_number_of_partitions_is_an_error_that_names_topic_and_both_numbers() 
         let LogError::Misconfigured(text) = error else { panic!("{error}") };
         assert!(text.contains(&settings.topics.facts) && text.contains("has 2") && text.contains("says 5"), "{text}");
     }
+}
+
+/// Made with a broker's defaults, as `kafka-topics.sh --create` makes them.
+#[test]
+fn a_topic_made_by_hand_is_refused_with_the_command_that_mends_it_and_a_look_creates_nothing() {
+    let settings = fresh_settings(2);
+    let log = KafkaLog::connect(settings.clone()).expect("settings are in order");
+    assert_eq!(log.inspect(PATIENCE).expect("nothing is wrong"), Topic::ALL);
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &settings.bootstrap_servers).create().expect("a client");
+    let facts = &settings.topics.facts;
+    let plain = NewTopic::new(facts, 2, TopicReplication::Fixed(1)).set("message.timestamp.type", "CreateTime");
+    let made = block_on(admin.create_topics(&[plain.set("max.message.bytes", "1048588")], &AdminOptions::new())).expect("asked");
+    made.into_iter().for_each(|r| drop(r.expect("made")));
+    until("the topic is known", || log.inspect(PATIENCE).is_err());
+
+    for refused in [log.inspect(PATIENCE).map(drop), log.prepare(PATIENCE)] {
+        let Err(LogError::Misconfigured(told)) = refused else { panic!("{refused:?}") };
+        assert!(told.contains("CreateTime") && told.contains("1048588"), "{told}");
+        let command = told.split("mend it with: ").nth(1).expect("a command");
+        let begin = format!(
+            "kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {facts} --add-config ",
+            settings.bootstrap_servers
+        );
+        assert!(command.starts_with(&begin), "{told}");
+    }
+    // What the command would do, done.
+    let told = log.inspect(PATIENCE).expect_err("refused").to_string();
+    let wanted = told.split("--add-config ").nth(1).expect("settings");
+    let mut mended = AlterConfig::new(ResourceSpecifier::Topic(facts));
+    for (key, value) in wanted.split(',').map(|pair| pair.split_once('=').expect("key=value")) {
+        mended = mended.set(key, value);
+    }
+    let done = block_on(admin.alter_configs([&mended], &AdminOptions::new())).expect("asked");
+    done.into_iter().for_each(|r| drop(r.expect("altered")));
+    until("the settings are mended", || log.inspect(PATIENCE).is_ok());
+    assert_eq!(log.inspect(PATIENCE).expect("well"), [Topic::Decisions, Topic::DeadLetters], "a look has made nothing");
+    log.prepare(PATIENCE).expect("ready");
+    assert_eq!(log.inspect(PATIENCE).expect("well"), []);
 }
 
 #[test]

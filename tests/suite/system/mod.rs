@@ -1,6 +1,7 @@
 //! The binary on a real Kafka and a real Postgres.
 
 mod cluster;
+mod commands;
 pub mod million;
 pub mod node;
 mod reorders;

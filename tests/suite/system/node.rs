@@ -76,6 +76,11 @@ impl Site {
         self.command(args).output().expect("the binary runs")
     }
 
+    /// The same with one variable more.
+    pub fn run_with(&self, name: &str, value: &str, args: &[&str]) -> Output {
+        self.command(args).env(name, value).output().expect("the binary runs")
+    }
+
     /// Runs a command that has to succeed.
     pub fn json(&self, args: &[&str]) -> Value {
         let output = self.run(&[args, &["--json"]].concat());
