@@ -2,8 +2,12 @@
 
 pub mod harness;
 mod lifecycle;
+mod ownership;
 mod passivation;
 mod protocol;
+mod recovery;
+mod standby;
+mod tapped;
 mod upgrade;
 
 use std::sync::Arc;
