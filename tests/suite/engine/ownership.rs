@@ -224,7 +224,7 @@ fn what_an_abort_held_of_a_lost_partition_is_discarded_and_decided_anew_by_its_n
     log.say(Verdict::Commit);
     a_later_transaction_has_landed(&log, &engine, (home() + 1) % 3);
     assert_eq!((committed(&*log)[home() as usize], decisions(&*log).len()), (None, 0));
-    log.assign(&[home()]);
+    log.assign(&[home(), (home() + 2) % 3]);
     engine.wait_live();
     eventually("it is decided", || decisions(&*log).len() == 5);
     engine.catch_up(&*log);

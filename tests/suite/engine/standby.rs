@@ -1,6 +1,6 @@
 //! Answers without an owner (DESIGN §3): each says from what it is made and how old that is.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
@@ -95,6 +95,35 @@ fn without_an_owner_snapshot_and_tail_answer_or_the_snapshot_alone_each_with_its
     // What is not in the snapshot is waited for, and then said not to be there yet.
     let refused = variant(&alone, Some(tail), Duration::from_millis(200)).expect_err("too early");
     assert!(matches!(refused, QueryError::Behind { after, .. } if after == tail), "{refused}");
+}
+
+#[test]
+fn the_owner_says_how_far_it_has_come_under_which_epoch() {
+    let (site, log) = sold_down();
+    let engine = Running::start(log.clone(), site.store(), settings("b"));
+    engine.wait_live();
+    let queries = queries(&site, log.clone(), Some(engine.queries.clone()));
+    let at = append(&*log, vec![foreign(SHOP, level(1, 30, 30))])[0];
+    let says = variant(&queries, Some(at), PATIENCE).expect("answered").provenance;
+    assert_eq!((says.source, says.partition, says.offset), (Source::Owner, at.partition, at.offset));
+    assert_eq!((says.epoch, says.node.as_str(), says.staleness_ms), (2, "b", 0));
+    engine.stop();
+}
+
+#[test]
+fn after_a_position_the_owner_waits_until_it_is_applied_or_says_that_it_is_not() {
+    let (site, log) = sold_down();
+    let (gate, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let holding = move |_, _| drop(held.lock().expect("lock").recv_timeout(PATIENCE));
+    let engine = Running::start(log.clone(), site.store(), with_probe(settings("b"), holding));
+    engine.wait_live();
+    let at = append(&*log, vec![foreign(SHOP, level(1, 30, 30))])[0];
+    let soon = engine.block(engine.queries.variant(SHOP, VariantId(1), Some(at), Duration::from_millis(200)));
+    assert!(matches!(soon, Err(QueryError::Behind { after, .. }) if after == at), "{soon:?}");
+    drop(gate);
+    assert_eq!(engine.variant(SHOP, 1, Some(at)).expect("answered").available, Some(30));
+    engine.stop();
 }
 
 #[test]
