@@ -1,11 +1,12 @@
 //! What DESIGN §3 promises while a partition is owned and when it is given up: transactions, aborts, drains, lost assignments,
 //! fences.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use stockwarden::actors::settings::EngineSettings;
 use stockwarden::events::record::{Offset, Partition, Topic, partition_of};
 use stockwarden::ports::event_log::Group;
+use stockwarden::ports::queries::Queries as _;
 use stockwarden::ports::{EventLog, SnapshotStore, StoreError};
 
 use super::harness::*;
@@ -231,6 +232,38 @@ fn what_an_abort_held_of_a_lost_partition_is_discarded_and_decided_anew_by_its_n
     engine.stop();
     assert_eq!(decisions(&*log).len(), 5);
     assert!(store.saves().iter().all(|s| Some(s.checkpoint.facts) <= s.decided));
+}
+
+/// Whoever takes a partition up again on the same node reads the committed offset only when no transaction of its former life can
+/// move it any more.
+#[test]
+fn a_partition_that_comes_back_waits_for_the_transaction_that_its_former_life_has_under_way() {
+    let site = Site::new();
+    let (log, store) = tapped(&site);
+    let engine = Running::start(log.clone(), store, settings("a"));
+    stocked(&*log, 5);
+    eventually("all is committed", || committed(&*log) == ends(&*log));
+    log.say(Verdict::Hold);
+    append(&*log, (1..=5).map(|id| foreign(SHOP, level(id, 9, 2))).collect());
+    eventually("its transaction is under way", || log.is_holding());
+    log.revoke(&ALL, true);
+    log.assign(&ALL);
+    let is_live = || engine.queries.readiness().iter().all(|(_, problem)| problem.is_none());
+    assert!(!soon(is_live), "it has read an offset that may still move");
+    log.say(Verdict::Commit);
+    engine.wait_live();
+    engine.catch_up(&*log);
+    engine.stop();
+    assert_eq!(decisions(&*log).len(), 5);
+}
+
+/// Whether it comes to hold within a time in which it would long do so if nothing were waited for.
+fn soon(holds: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < end && !holds() {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    holds()
 }
 
 /// Invariant 5: the epoch fences snapshots; a node that still owns the partition by the group takes a newer one.

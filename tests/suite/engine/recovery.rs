@@ -1,5 +1,7 @@
 //! What DESIGN §3 promises of an assignment: from where a partition is folded, what is waited for, what is refused.
 
+use std::sync::Arc;
+
 use sqlx::Connection as _;
 use stockwarden::actors::protocol::check;
 use stockwarden::domain::snapshot::Seal;
@@ -11,7 +13,7 @@ use stockwarden::ports::snapshot_store::{Checkpoint, Entity};
 
 use super::harness::*;
 use super::protocol::{copies, decided_by_another_version, sold_down};
-use super::tapped::{Reads, tapped};
+use super::tapped::{Reads, TappedLog, TappedStore, tapped};
 use super::{SHOP, Site, clear, sell_down, snapshots};
 
 fn home() -> Partition {
@@ -52,10 +54,8 @@ fn a_recovery_reads_the_snapshots_once_and_each_topic_once_and_asks_for_no_varia
     engine.stop();
 }
 
-/// Of issue 4, the case that matters most: a new owner sees the committed offset before the decisions, which stand behind a
-/// transaction that is still open for its reader.
-#[test]
-fn a_new_owner_waits_for_the_decisions_that_belong_to_the_committed_offset() {
+/// Three decisions are recorded, nothing is saved, and readers do not come to the decisions.
+fn held_back() -> (Site, Arc<TappedLog>, Arc<TappedStore>) {
     let site = Site::new();
     let log = site.log();
     let engine = Running::start(log.clone(), site.store(), settings("a"));
@@ -68,9 +68,17 @@ fn a_new_owner_waits_for_the_decisions_that_belong_to_the_committed_offset() {
     drop(log);
     let (log, store) = tapped(&site);
     log.hold_decisions(true);
+    (site, log, store)
+}
+
+/// Of issue 4, the case that matters most: a new owner sees the committed offset before the decisions, which stand behind a
+/// transaction that is still open for its reader.
+#[test]
+fn a_new_owner_waits_for_the_decisions_that_belong_to_the_committed_offset() {
+    let (_site, log, store) = held_back();
     let engine = Running::start(log.clone(), store.clone(), settings("a"));
     eventually("it looks for the decisions again and again", || log.looked() > 50);
-    assert_eq!(problem(&engine), format!("partition {}: it is recovering", home()));
+    eventually("it alone recovers still", || problem(&engine) == format!("partition {}: it is recovering", home()));
     assert_eq!((engine.stats.decisions.get(), log.attempts().len()), (0, 0), "nothing is decided meanwhile");
     assert!(store.saves().iter().all(|s| s.partition != home()));
     log.hold_decisions(false);
@@ -79,6 +87,22 @@ fn a_new_owner_waits_for_the_decisions_that_belong_to_the_committed_offset() {
         let open = engine.variant(SHOP, id, None).expect("known").open_proposals;
         assert_eq!(open.iter().map(|p| p.quantity).collect::<Vec<_>>(), [Some(54)]);
     }
+    engine.stop();
+    assert_eq!(decisions(&*log).len(), 3);
+}
+
+/// Else a transaction that nobody ends would hold up the stop of the node.
+#[test]
+fn a_recovery_that_waits_for_decisions_ends_when_its_partition_is_given_up() {
+    let (_site, log, store) = held_back();
+    let engine = Running::start(log.clone(), store, settings("a"));
+    eventually("it looks for the decisions", || log.looked() > 10);
+    log.revoke(&[0, 1, 2], false);
+    eventually("it looks no more", || {
+        let looked = log.looked();
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+        log.looked() == looked
+    });
     engine.stop();
     assert_eq!(decisions(&*log).len(), 3);
 }

@@ -115,7 +115,9 @@ fn after_a_position_the_owner_waits_until_it_is_applied_or_says_that_it_is_not()
     let (site, log) = sold_down();
     let (gate, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);
-    let holding = move |_, _| drop(held.lock().expect("lock").recv_timeout(PATIENCE));
+    let holding = move |_, _| {
+        let _ = held.lock().expect("lock").recv_timeout(PATIENCE);
+    };
     let engine = Running::start(log.clone(), site.store(), with_probe(settings("b"), holding));
     engine.wait_live();
     let at = append(&*log, vec![foreign(SHOP, level(1, 30, 30))])[0];

@@ -25,6 +25,8 @@ pub enum Verdict {
     LoseTheAnswer,
     /// It is not, and nobody hears of that.
     LoseTheCall,
+    /// It is under way until something else is said.
+    Hold,
 }
 
 /// A transaction as the engine asked for it.
@@ -44,6 +46,7 @@ struct Shared {
     held: AtomicBool,
     looked: AtomicUsize,
     away: AtomicBool,
+    holding: AtomicBool,
 }
 
 pub struct TappedLog {
@@ -62,6 +65,11 @@ impl TappedLog {
 
     pub fn attempts(&self) -> Vec<Attempt> {
         self.shared.attempts.lock().expect("lock").clone()
+    }
+
+    /// Whether a transaction is held.
+    pub fn is_holding(&self) -> bool {
+        self.shared.holding.load(Ordering::SeqCst)
     }
 
     /// As the group does it, on the calling thread.
@@ -128,11 +136,17 @@ struct TappedWriter(Box<dyn TransactionalWriter>, Arc<Shared>);
 impl TransactionalWriter for TappedWriter {
     fn commit(&mut self, records: &[NewRecord], offsets: &[(Partition, Offset)]) -> Result<Vec<Position>, CommitError> {
         let why = || "the test says so".to_owned();
-        let verdict = *self.1.verdict.lock().expect("lock");
+        let said = || *self.1.verdict.lock().expect("lock");
+        while said() == Verdict::Hold {
+            self.1.holding.store(true, Ordering::SeqCst);
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        self.1.holding.store(false, Ordering::SeqCst);
+        let verdict = said();
         let result = match verdict {
             Verdict::Commit | Verdict::LoseTheAnswer => self.0.commit(records, offsets),
             Verdict::Abort => Err(CommitError::Aborted(why())),
-            Verdict::LoseTheCall => Err(CommitError::Unknown(why())),
+            Verdict::LoseTheCall | Verdict::Hold => Err(CommitError::Unknown(why())),
         };
         let attempt = Attempt { records: records.to_vec(), offsets: offsets.to_vec(), landed: result.is_ok() };
         self.1.attempts.lock().expect("lock").push(attempt);

@@ -211,8 +211,8 @@ impl World {
         };
         let recorded = match merge.decisions.caused_before(batch.next_offset, batch.first_offset().unwrap_or(0)) {
             _ if broken == Broken::SkipMerge => BTreeMap::new(),
-            Ok(recorded) => recorded,
-            Err(LogError::Unavailable { .. }) => return tail.held.push_front(batch),
+            Ok(Some(recorded)) => recorded,
+            Ok(None) | Err(LogError::Unavailable { .. }) => return tail.held.push_front(batch),
             Err(e) => return self.fail(e.to_string()),
         };
         life.progress.replays(merge.decisions.begin());
