@@ -104,6 +104,7 @@ fn a_recovery_that_waits_for_decisions_ends_when_its_partition_is_given_up() {
         log.looked() == looked
     });
     engine.stop();
+    log.hold_decisions(false);
     assert_eq!(decisions(&*log).len(), 3);
 }
 
