@@ -185,12 +185,10 @@ fn a_drain_that_does_not_end_is_given_up_at_its_deadline() {
 
 /// Waits until a transaction of another partition has landed: transactions come one after the other.
 fn a_later_transaction_has_landed(log: &TappedLog, engine: &Running, elsewhere: Partition) {
-    let quick = log.attempts().len();
     log.assign(&[elsewhere]);
     engine.wait_live();
     append(log, rules(2, &LOW.replace("threshold = 10", "threshold = 11"), log.partitions()));
     eventually("the other partition goes on", || committed(log)[elsewhere as usize] == ends(log)[elsewhere as usize]);
-    assert!(log.attempts().len() > quick);
 }
 
 #[test]
