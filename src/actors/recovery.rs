@@ -330,7 +330,14 @@ impl Tail<'_> {
                 rest = cut_before_tick(&mut batch);
                 let first = batch.first_offset().unwrap_or(0);
                 // Decisions read before a fault wait in it, so the call can be made again.
-                let recorded = self.patiently(|| decisions.caused_before(batch.next_offset, first))?;
+                let recorded = loop {
+                    match self.patiently(|| decisions.caused_before(batch.next_offset, first))? {
+                        Some(recorded) => break recorded,
+                        // A transaction that nobody ends must not hold the thread of a shard that is gone, nor the node's stop.
+                        None if self.sender.is_closed() => return Ok(high),
+                        None => {}
+                    }
+                };
                 let input = Input::Facts { batch, recorded, decisions: decisions.begin() };
                 if self.sender.blocking_send(input).is_err() {
                     return Ok(high);
@@ -385,8 +392,8 @@ impl Decisions {
         self.waiting.front().map_or(self.read_to, |w| w.offset)
     }
 
-    /// Those of the facts in `first..end`. Can be called again after an error.
-    pub fn caused_before(&mut self, end: Offset, first: Offset) -> Result<BTreeMap<Offset, Vec<Recorded>>, LogError> {
+    /// Those of the facts in `first..end`; none if they are not at hand yet. Can be called again then, and after an error.
+    pub fn caused_before(&mut self, end: Offset, first: Offset) -> Result<Option<BTreeMap<Offset, Vec<Recorded>>>, LogError> {
         while self.waiting.back().is_none_or(|w| w.caused_by < end) {
             let Some(batch) = self.reader.next(self.until, READ_TIMEOUT)? else { break };
             for record in batch.iter() {
@@ -396,6 +403,9 @@ impl Decisions {
                 }
             }
             self.read_to = self.read_to.max(batch.next_offset);
+            if batch.is_empty() {
+                return Ok(None);
+            }
         }
         let mut due: BTreeMap<Offset, Vec<Recorded>> = BTreeMap::new();
         while self.waiting.front().is_some_and(|w| w.caused_by < end) {
@@ -404,7 +414,7 @@ impl Decisions {
                 due.entry(waiting.caused_by).or_default().push(waiting.recorded);
             }
         }
-        Ok(due)
+        Ok(Some(due))
     }
 }
 

@@ -61,8 +61,8 @@ impl Handler<Save> for Snapshotter {
                         }
                         return;
                     }
-                    Err(e @ StoreError::Fenced { .. }) => {
-                        supervisor.do_send(PartitionFenced { partition: save.partition, reason: e.to_string() });
+                    Err(StoreError::Fenced { partition, ours, current }) => {
+                        supervisor.do_send(PartitionFenced { partition, ours, current });
                         return;
                     }
                     Err(e) => {

@@ -62,7 +62,9 @@ pub struct Died {
 #[rtype(result = "()")]
 pub struct PartitionFenced {
     pub partition: Partition,
-    pub reason: String,
+    /// The epoch that was offered, and the one that holds.
+    pub ours: Epoch,
+    pub current: Epoch,
 }
 
 /// What is in the store is not what was put there.
@@ -93,6 +95,8 @@ struct Found {
 struct Owned {
     attempt: u64,
     arbiter: usize,
+    /// None while it is recovered.
+    epoch: Option<Epoch>,
 }
 
 pub struct Supervisor {
@@ -160,7 +164,7 @@ impl Supervisor {
         self.attempts += 1;
         let attempt = self.attempts;
         let arbiter = partition as usize % self.arbiters.len();
-        self.owned.insert(partition, Owned { attempt, arbiter });
+        self.owned.insert(partition, Owned { attempt, arbiter, epoch: None });
         self.bound.set_shards(self.owned.len());
         self.table.set_problem(partition, "it is recovering".to_owned());
         let Some(parts) = &self.parts else { return };
@@ -273,10 +277,11 @@ impl Handler<Found> for Supervisor {
 
     fn handle(&mut self, found: Found, ctx: &mut Self::Context) {
         let partition = found.partition;
-        let Some(owned) = self.owned.get(&partition).filter(|o| o.attempt == found.attempt) else { return };
+        let Some(owned) = self.owned.get_mut(&partition).filter(|o| o.attempt == found.attempt) else { return };
         let Some(parts) = &self.parts else { return };
         match found.result {
             Ok(recovered) => {
+                owned.epoch = Some(recovered.epoch);
                 let deps = ShardDeps {
                     settings: self.settings.clone(),
                     commit: parts.commit.clone(),
@@ -346,13 +351,22 @@ impl Handler<Died> for Supervisor {
 impl Handler<PartitionFenced> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, fenced: PartitionFenced, ctx: &mut Self::Context) {
-        tracing::error!(partition = fenced.partition, reason = fenced.reason, "fenced: this node discards the partition's state");
-        if self.owned.contains_key(&fenced.partition) {
-            self.discard(fenced.partition);
-            // If the partition is still ours by the group, a new epoch is taken; else the revocation comes first.
-            self.begin(fenced.partition, Vec::new(), RETRY, ctx);
+    fn handle(&mut self, PartitionFenced { partition, ours, current }: PartitionFenced, ctx: &mut Self::Context) {
+        let now = self.owned.get(&partition).map(|o| o.epoch);
+        if now != Some(Some(ours)) {
+            // A save of an earlier life of the partition came late. Who owns it now, maybe this node, is not concerned.
+            tracing::info!(partition, ours, current, "a late snapshot of a former ownership is refused");
+            return;
         }
+        tracing::error!(
+            partition,
+            ours,
+            current,
+            "fenced: the store knows a newer owner; this node discards the partition's state"
+        );
+        self.discard(partition);
+        // If the partition is still ours by the group, a new epoch is taken; else the revocation comes first.
+        self.begin(partition, Vec::new(), RETRY, ctx);
     }
 }
 

@@ -10,6 +10,7 @@ mod golden;
 mod graphql;
 mod kafka_adapter;
 mod layering;
+mod promises;
 mod reference;
 mod simulation;
 mod support;

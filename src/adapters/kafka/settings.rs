@@ -384,6 +384,16 @@ mod tests {
         s.create(&role, |c| c.create::<BaseConsumer>()).expect("dropped, not failed");
     }
 
+    /// DESIGN §3, PITFALLS 30.
+    #[test]
+    fn a_transaction_is_ended_by_the_broker_within_ten_seconds_whatever_the_user_says() {
+        let c = with(&[]).config(&Role::Transactional { id: "t".into() });
+        let timeout: u32 = c.get("transaction.timeout.ms").expect("set").parse().expect("a number");
+        assert!(timeout <= 10_000, "{timeout}");
+        let text = with(&[("transaction.timeout.ms", "60000")]).check().expect_err("refused").to_string();
+        assert!(text.contains("transaction.timeout.ms"), "{text}");
+    }
+
     #[test]
     fn what_the_port_promises_wins_over_the_user() {
         let c = with(&[("linger.ms", "50"), ("retry.backoff.ms", "700")]).config(&Role::Transactional { id: "t".into() });

@@ -3,10 +3,14 @@
 mod fairness;
 pub mod harness;
 mod lifecycle;
+mod ownership;
 mod passivation;
 mod protocol;
+mod recovery;
 mod residents;
 mod semantics;
+mod standby;
+mod tapped;
 mod upgrade;
 
 use std::sync::Arc;

@@ -54,7 +54,7 @@ pub fn decided_by_another_version(log: &dyn EventLog, decisions: &[NewRecord]) {
 }
 
 /// All of a topic, as it would be written again.
-fn copies(log: &dyn EventLog, topic: Topic) -> Vec<NewRecord> {
+pub fn copies(log: &dyn EventLog, topic: Topic) -> Vec<NewRecord> {
     const NAMES: [&str; 4] = ["fact", "version", "source", RECORD_HEADER];
     let copy = |partition: Partition, r: &stockwarden::events::record::RecordRef<'_>| NewRecord {
         topic,
@@ -185,7 +185,7 @@ initial = "propose"
 }
 
 /// Five variants were sold down, and the engine has stopped cleanly.
-fn sold_down() -> (Site, Arc<dyn EventLog>) {
+pub fn sold_down() -> (Site, Arc<dyn EventLog>) {
     let site = Site::new();
     let log = site.log();
     let engine = Running::start(log.clone(), site.store(), settings("a"));

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stockwarden::adapters::kafka::KafkaLog;
-use stockwarden::events::record::{Partition, Topic};
-use stockwarden::ports::event_log::{EventLog, Group, LogError};
+use stockwarden::events::record::{Partition, RecordBatch, Topic};
+use stockwarden::ports::event_log::{Assigned, CommitError, EventLog, Group, GroupSink, LogError};
 
 use super::node::{Member, Node, Told};
-use super::{block_on, fact, until, values};
+use super::{PATIENCE, block_on, fact, record, until, values};
 use crate::support::kafka::{fresh_log, fresh_settings, open};
 
 #[test]
@@ -201,4 +201,52 @@ fn a_member_whose_handle_is_dropped_leaves_its_partitions_to_others() {
     let second = Member::join(&log, Group::Shards, Topic::Facts);
     assert_eq!(second.assigned(2).len(), 2);
     second.handle.leave();
+}
+
+/// Its thread stands still at the first assignment, as in a process that is frozen.
+struct Frozen {
+    assigned: std::sync::mpsc::Sender<()>,
+    thaw: std::sync::mpsc::Receiver<()>,
+}
+
+impl GroupSink for Frozen {
+    fn assigned(&mut self, _: Vec<Assigned>) {
+        let _ = self.assigned.send(());
+        let _ = self.thaw.recv_timeout(PATIENCE);
+    }
+    fn revoked(&mut self, _: Vec<Partition>, _: bool) {}
+    fn deliver(&mut self, _: RecordBatch) -> Result<(), RecordBatch> {
+        Ok(())
+    }
+    fn fault(&mut self, _: LogError) {}
+}
+
+/// The consumer group's generation fences the transaction (DESIGN §3, invariant 5): the member does not know yet that the group
+/// has given its partitions away, but the broker does.
+#[test]
+fn a_member_that_the_group_has_expelled_commits_nothing_before_it_learns_of_it() {
+    let mut settings = fresh_settings(1);
+    let short = [("session.timeout.ms", "6000"), ("max.poll.interval.ms", "6000")];
+    settings.properties = short.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let log = open(&settings);
+    let (assigned, was_assigned) = std::sync::mpsc::channel();
+    let (thaw, thawed) = std::sync::mpsc::channel();
+    let old = log.join(Group::Shards, Topic::Facts, Box::new(Frozen { assigned, thaw: thawed })).expect("joins");
+    was_assigned.recv_timeout(PATIENCE).expect("assigned");
+    let mut olds = log.writer(old.clone()).expect("writer");
+    olds.commit(&[record(Topic::Decisions, 0, "before")], &[(0, 1)]).expect("commits while it is a member");
+
+    settings.node_name = "node-2".into();
+    let other = open(&settings);
+    let new = Member::join(&other, Group::Shards, Topic::Facts);
+    assert_eq!(new.assigned(1)[0].committed, Some(1));
+    let error = olds.commit(&[record(Topic::Decisions, 0, "late")], &[(0, 2)]).expect_err("it is expelled");
+    assert!(matches!(error, CommitError::Fenced(_) | CommitError::Aborted(_)), "{error}");
+    let mut news = other.writer(new.handle.clone()).expect("writer");
+    news.commit(&[record(Topic::Decisions, 0, "after")], &[(0, 3)]).expect("the new owner writes");
+    assert_eq!(values(&*log, Topic::Decisions, 0), ["before", "after"]);
+    assert_eq!(log.committed(Group::Shards, Topic::Facts).expect("committed"), [Some(3)]);
+    thaw.send(()).expect("it waits");
+    old.leave();
+    new.handle.leave();
 }

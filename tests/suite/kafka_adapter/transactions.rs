@@ -138,3 +138,31 @@ fn a_second_process_of_the_same_node_name_fences_the_first_for_good() {
     zombie.handle.leave();
     successor.handle.leave();
 }
+
+/// The transactional id is made of group and node name (DESIGN §3): neither alone fences anybody.
+#[test]
+fn nodes_of_another_name_and_groups_of_the_same_name_do_not_fence_each_other() {
+    let settings = fresh_settings(1);
+    let others = [("another node", fresh_settings(1)), ("another group", fresh_settings(1))].map(|(what, mut other)| {
+        match what {
+            "another node" => (other.group_id, other.node_name) = (settings.group_id.clone(), "node-2".into()),
+            _ => assert_eq!(other.node_name, settings.node_name),
+        }
+        other.topics = settings.topics.clone();
+        other
+    });
+    let log = open(&settings);
+    let member = Member::join(&log, Group::Shards, Topic::Facts);
+    member.assigned(1);
+    let mut writer = log.writer(member.handle.clone()).expect("writer");
+    writer.commit(&[record(Topic::Decisions, 0, "before")], &[(0, 1)]).expect("commits");
+    for other in others {
+        let other = open(&other);
+        let joined = Member::join(&other, Group::Shards, Topic::Facts);
+        let mut theirs = other.writer(joined.handle.clone()).expect("writer");
+        theirs.commit(&[record(Topic::Decisions, 0, "theirs")], &[]).expect("the other writes");
+        writer.commit(&[record(Topic::Decisions, 0, "mine")], &[]).expect("and so does the first");
+        joined.handle.leave();
+    }
+    member.handle.leave();
+}

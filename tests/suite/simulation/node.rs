@@ -211,8 +211,8 @@ impl World {
         };
         let recorded = match merge.decisions.caused_before(batch.next_offset, batch.first_offset().unwrap_or(0)) {
             _ if broken == Broken::SkipMerge => BTreeMap::new(),
-            Ok(recorded) => recorded,
-            Err(LogError::Unavailable { .. }) => return tail.held.push_front(batch),
+            Ok(Some(recorded)) => recorded,
+            Ok(None) | Err(LogError::Unavailable { .. }) => return tail.held.push_front(batch),
             Err(e) => return self.fail(e.to_string()),
         };
         life.progress.replays(merge.decisions.begin());
@@ -300,12 +300,18 @@ impl World {
         }
         match result {
             Ok(()) => self.mail_to(s.node, partition, ToShard::Saved(s.epoch)),
-            Err(_) => self.fenced(s.node, partition),
+            Err(_) => self.fenced(s.node, partition, s.epoch),
         }
     }
 
-    /// The store knows a newer owner: discard, and take a newer epoch if the partition is still ours.
-    fn fenced(&mut self, n: usize, partition: Partition) {
+    /// The store knows a newer owner: discard, and take a newer epoch if the partition is still ours. What an earlier life of the
+    /// partition is refused does not concern this one.
+    fn fenced(&mut self, n: usize, partition: Partition, epoch: Epoch) {
+        let node = &self.nodes[n];
+        let life = node.table.get(&partition).and_then(|a| node.lives.get(a));
+        if life.is_none_or(|l| l.epoch != epoch) {
+            return;
+        }
         if self.nodes[n].revoking.contains(&partition) {
             // Who waits for its drain is answered by its end.
             self.hand_over(n, partition);
