@@ -16,6 +16,9 @@ use crate::ports::event_log::{Group, LogError};
 
 /// Room in a message beside key, value and headers: batch and record framing, header names.
 const FRAMING: usize = 64 * 1024;
+/// A rebalance waits so long for a member, and a member for the answer to its joining, when the other side has gone without a word;
+/// librdkafka's default is five minutes. Handing partitions over keeps a member from polling for a fraction of it.
+const LONGEST_REBALANCE_MS: u64 = 45_000;
 /// Past this an append has failed: a webhook's sender waits 5 s in all (PITFALLS 23).
 pub(super) const APPEND_TIMEOUT_MS: u32 = 4_000;
 /// A frozen node holds all committed reads for so long at most (PITFALLS 30).
@@ -142,6 +145,10 @@ impl KafkaSettings {
         }
         for (key, value) in &self.properties {
             c.set(key, value);
+        }
+        if matches!(role, Role::Member { .. }) && !self.properties.contains_key("max.poll.interval.ms") {
+            let session = c.get("session.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(0);
+            c.set("max.poll.interval.ms", LONGEST_REBALANCE_MS.max(session).to_string());
         }
         // From here on ours wins over the user's.
         c.set("bootstrap.servers", &self.bootstrap_servers);
@@ -392,6 +399,14 @@ mod tests {
         assert!(timeout <= 10_000, "{timeout}");
         let text = with(&[("transaction.timeout.ms", "60000")]).check().expect_err("refused").to_string();
         assert!(text.contains("transaction.timeout.ms"), "{text}");
+    }
+
+    #[test]
+    fn a_rebalance_does_not_wait_for_minutes_unless_the_user_says_so() {
+        let member = |properties| with(properties).config(&Role::Member { group: "g".into() });
+        assert_eq!(member(&[]).get("max.poll.interval.ms"), Some("45000"));
+        assert_eq!(member(&[("session.timeout.ms", "60000")]).get("max.poll.interval.ms"), Some("60000"));
+        assert_eq!(member(&[("max.poll.interval.ms", "120000")]).get("max.poll.interval.ms"), Some("120000"));
     }
 
     #[test]

@@ -78,12 +78,15 @@ const KINDS: usize = 16;
 /// Deals every kind once before any comes again.
 pub struct Deck {
     rng: SmallRng,
+    all: Vec<usize>,
     kinds: Vec<usize>,
 }
 
 impl Deck {
-    pub fn new(rng: SmallRng) -> Deck {
-        Deck { rng, kinds: Vec::new() }
+    /// `only`: these kinds, by their numbers in [`Deck::make`], to look for what one of them did; all if there are none.
+    pub fn new(rng: SmallRng, only: Vec<usize>) -> Deck {
+        let all = if only.is_empty() { (0..KINDS).collect() } else { only };
+        Deck { rng, all, kinds: Vec::new() }
     }
 
     /// One fault, sometimes two at the same time, each with how long the load runs before it.
@@ -92,7 +95,7 @@ impl Deck {
         (0..count)
             .map(|_| {
                 if self.kinds.is_empty() {
-                    self.kinds = (0..KINDS).collect();
+                    self.kinds = self.all.clone();
                     self.kinds.shuffle(&mut self.rng);
                 }
                 let kind = self.kinds.pop().expect("just filled");
