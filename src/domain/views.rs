@@ -142,7 +142,7 @@ pub struct VariantView {
     pub stale_since: Option<Millis>,
     pub risk: RiskView,
     pub open_proposals: Vec<ProposalView>,
-    /// Set if a fact kills the variant again and again; it takes no facts until an operator releases it.
+    /// Set if a fact kills the variant again and again; it takes no facts, and nothing releases it yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<String>,
     pub provenance: Provenance,

@@ -192,7 +192,7 @@ impl Identity<'_> {
     }
 }
 
-/// A variant that a fact kills again and again: it takes no more facts until an operator releases it. Recorded with the
+/// A variant that a fact kills again and again: it takes no more facts, and nothing releases it yet. Recorded with the
 /// offsets' transaction, so that replay merges it like a decision (DESIGN §2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
